@@ -1,0 +1,265 @@
+"""The frozen nouns that cross every border of the house (floor 0).
+
+Nothing here knows a kernel, a registry or pytest: a value made by a test's arguments travels
+unchanged to the engine, and what an engine saw travels back the same way. Terms are those of the
+OCI image and runtime specifications.
+"""
+
+from __future__ import annotations
+
+import datetime
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from typing import Literal, NamedTuple
+
+from pytest_containers.errors import SpecInvalid
+
+__all__ = [
+    "Address",
+    "Bind",
+    "Change",
+    "ContainerSpec",
+    "ContainerState",
+    "ExecResult",
+    "ExecSpec",
+    "ExitStatus",
+    "Healthcheck",
+    "ImageConfig",
+    "ImageRecord",
+    "Limits",
+    "LogChunk",
+    "LogLine",
+    "Port",
+    "PullPolicy",
+    "Status",
+    "Stream",
+    "Transport",
+]
+
+Transport = Literal["tcp", "udp"]
+Stream = Literal["stdout", "stderr"]
+Status = Literal["created", "running", "exited"]
+PullPolicy = Literal["missing", "always", "never"]
+
+_PORT = re.compile(r"(?P<number>[0-9]{1,5})(?:/(?P<transport>tcp|udp))?", re.IGNORECASE)
+_LAST_PORT = 65535
+
+
+class Address(NamedTuple):
+    """Where a client connects: a tuple for ``socket.connect``, ``host:port`` as a string."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"{self.host}:{self.port}"
+
+
+class Port(NamedTuple):
+    """A port number with its transport, as the image config's ``ExposedPorts`` names it."""
+
+    number: int
+    transport: Transport = "tcp"
+
+    def __str__(self) -> str:
+        return f"{self.number}/{self.transport}"
+
+    @classmethod
+    def parse(cls, text: str | int) -> Port:
+        """Read ``6379``, ``"6379"`` or ``"53/udp"``; raise SpecInvalid for anything else."""
+        match = _PORT.fullmatch(str(text).strip())
+        number = int(match["number"]) if match else 0
+        if match is None or not 0 < number <= _LAST_PORT:
+            raise SpecInvalid(
+                f"{text!r} is not a port",
+                mend="write a number from 1 to 65535, with /udp behind it for a UDP port",
+            )
+        return cls(number, "udp" if (match["transport"] or "tcp").lower() == "udp" else "tcp")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Healthcheck:
+    """The image's HEALTHCHECK: *test* is ``("CMD", ...)``, ``("CMD-SHELL", line)`` or ``("NONE",)``."""
+
+    test: tuple[str, ...]
+    interval_s: float = 30.0
+    timeout_s: float = 30.0
+    start_period_s: float = 0.0
+    retries: int = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageConfig:
+    """What an image says about running it (image-spec, config.md, "Properties")."""
+
+    entrypoint: tuple[str, ...] = ()
+    command: tuple[str, ...] = ()
+    env: tuple[str, ...] = ()
+    user: str = ""
+    workdir: str = ""
+    ports: tuple[Port, ...] = ()
+    volumes: tuple[str, ...] = ()
+    labels: Mapping[str, str] = field(default_factory=dict)
+    stop_signal: str = ""
+    shell: tuple[str, ...] = ()
+    onbuild: tuple[str, ...] = ()
+    healthcheck: Healthcheck | None = None
+    architecture: str = ""
+    os: str = "linux"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageRecord:
+    """An image that is present and ready to start.
+
+    *id* is the digest of the config, *digest* that of the manifest; *diff_ids* are the layers,
+    oldest first. *portable* is false for an image that stands on this machine's own files.
+    """
+
+    reference: str
+    id: str
+    digest: str
+    config: ImageConfig
+    diff_ids: tuple[str, ...] = ()
+    portable: bool = True
+    size_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bind:
+    """A file or folder of the host seen at *target* inside the container."""
+
+    source: str
+    target: str
+    read_only: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """Ceilings for one container; None is no ceiling. *cpus* counts processors: 0.5 is half of one."""
+
+    memory_bytes: int | None = None
+    cpus: float | None = None
+    pids: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContainerSpec:
+    """What a test asked for, before the image's own config is laid under it.
+
+    None means "as the image says". *ports* are exposed besides the image's. *tmpfs* maps a path
+    to its size in bytes (0: the kernel's default). *files* maps an absolute path to its content,
+    written before the first process runs. *lifetime* ``"run"`` gives one container of this name
+    to every process of the run, ``"owner"`` ends it with the connection that made it.
+    """
+
+    name: str
+    hostname: str | None = None
+    command: tuple[str, ...] | None = None
+    entrypoint: tuple[str, ...] | None = None
+    env: Mapping[str, str] = field(default_factory=dict)
+    user: str | None = None
+    workdir: str | None = None
+    ports: tuple[Port, ...] = ()
+    binds: tuple[Bind, ...] = ()
+    tmpfs: Mapping[str, int] = field(default_factory=dict)
+    files: Mapping[str, bytes] = field(default_factory=dict)
+    network: str = "default"
+    aliases: tuple[str, ...] = ()
+    limits: Limits = Limits()
+    read_only: bool = False
+    init: bool = False
+    cap_add: tuple[str, ...] = ()
+    cap_drop: tuple[str, ...] = ()
+    privileged: bool = False
+    no_new_privs: bool = False
+    labels: Mapping[str, str] = field(default_factory=dict)
+    stop_signal: str | None = None
+    stop_timeout_s: float = 10.0
+    storage: Literal["memory", "disk"] = "memory"
+    lifetime: Literal["owner", "run"] = "owner"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExecSpec:
+    """One more process in a running container; None means as the container's own process."""
+
+    argv: tuple[str, ...]
+    user: str | None = None
+    workdir: str | None = None
+    env: Mapping[str, str] = field(default_factory=dict)
+    stdin: bytes = b""
+    timeout_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExecResult:
+    """How an exec ended. *stdout* and *stderr* are UTF-8 with undecodable bytes replaced."""
+
+    argv: tuple[str, ...]
+    exit_code: int
+    stdout_bytes: bytes
+    stderr_bytes: bytes
+
+    @property
+    def stdout(self) -> str:
+        """The standard output as text."""
+        return self.stdout_bytes.decode("utf-8", "replace")
+
+    @property
+    def stderr(self) -> str:
+        """The standard error as text."""
+        return self.stderr_bytes.decode("utf-8", "replace")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExitStatus:
+    """How the first process ended. *code* is Docker's: 128 + n for an end by signal n."""
+
+    code: int
+    signal: int = 0
+    oom_killed: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContainerState:
+    """A container's status; times are seconds since the epoch, 0.0 where it has not happened."""
+
+    status: Status
+    exit: ExitStatus | None = None
+    started_at: float = 0.0
+    finished_at: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogChunk:
+    """Bytes as the container wrote them to one stream; *time* in seconds since the epoch."""
+
+    time: float
+    stream: Stream
+    content: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogLine:
+    """One line of output without its line end, with the time its first byte was read."""
+
+    time: datetime.datetime
+    stream: Stream
+    text: str
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """A path that differs from the image: ``A`` added, ``C`` changed, ``D`` deleted (docker diff)."""
+
+    kind: Literal["A", "C", "D"]
+    path: PurePosixPath
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.path}"
