@@ -1,0 +1,221 @@
+"""Unpacked layers, kept by ChainID and shared by every process on the machine.
+
+::
+
+    chains/<first two digits>/<hex of the ChainID>/diff      the layer, as overlayfs takes it
+                                                  /parent    the chain below, in one line
+                                                  /size      the bytes of its files, in one line
+
+A layer unpacks differently on different layers below (a whiteout of nothing is nothing), so the
+key is the whole chain: ``ChainID(n) = sha256(ChainID(n-1) + " " + DiffID(n))`` (image-spec,
+config.md, "Layer ChainID"). A chain is unpacked beside its place under a lock and renamed into it;
+it is never written again: "changes to the underlying filesystems while part of a mounted overlay
+are not allowed" (docs.kernel.org, filesystems/overlayfs.html).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from pytest_containers._files import locked, remove_tree
+from pytest_containers.errors import DigestMismatch, ImageError, LayerCorrupt, ReferenceInvalid
+from pytest_containers.images.blobs import Blobs, room
+from pytest_containers.images.decompress import ahead, pieces
+from pytest_containers.images.digest import Digest
+from pytest_containers.images.layer import LIMIT_BYTES, apply
+from pytest_containers.images.manifest import Descriptor
+from pytest_containers.images.progress import Meter, Watch
+
+__all__ = ["HOST", "HOST_ROOT", "Chains", "chain_id", "chain_ids", "host_chain"]
+
+HOST: Final = "host"
+HOST_ROOT: Final = Path("/")
+_HOST_PREFIX: Final = "host:"
+# ioctl_iflags(2), as x86 and arm number them.
+_GET_FLAGS: Final = 0x80086601
+_SET_FLAGS: Final = 0x40086602
+_TOP_FOLDER: Final = 0x00020000
+
+
+def host_chain(key: str) -> str:
+    """Return what stands for the machine's own files in the state *key* at the start of a chain."""
+    return _HOST_PREFIX + key
+
+
+def chain_id(parent: str | None, diff_id: str) -> str:
+    """Return the ChainID of layer *diff_id* on the chain *parent* (None: on nothing)."""
+    if parent is None:
+        return diff_id
+    return "sha256:" + hashlib.sha256(f"{parent} {diff_id}".encode()).hexdigest()
+
+
+def chain_ids(base: str | None, diff_ids: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the ChainID of every layer on *base*, oldest first."""
+    found: list[str] = []
+    for diff_id in diff_ids:
+        base = chain_id(base, diff_id)
+        found.append(base)
+    return tuple(found)
+
+
+class Chains:
+    """The unpacked layers of one store."""
+
+    def __init__(self, root: Path, blobs: Blobs) -> None:
+        self._root = root
+        self._blobs = blobs
+
+    def path(self, chain: str) -> Path:
+        """Return the folder of the chain's last layer, unpacked or not; the root for the host."""
+        return HOST_ROOT if chain.startswith(_HOST_PREFIX) else self._place(chain) / "diff"
+
+    def has(self, chain: str) -> bool:
+        """Tell whether the chain's last layer is unpacked."""
+        return self.path(chain).is_dir()
+
+    def all(self) -> Iterator[str]:
+        """Yield the ChainID of every unpacked layer, in no order."""
+        for path in (self._root / "chains").glob("*/*"):
+            with contextlib.suppress(ReferenceInvalid):
+                yield Digest(f"sha256:{path.name}")
+
+    def size(self, chain: str) -> int:
+        """Return the bytes of the files of the chain's last layer; 0 where nobody wrote it down."""
+        try:
+            return int((self._place(chain) / "size").read_text("ascii"))
+        except (OSError, ValueError):
+            return 0
+
+    def stack(self, chain: str) -> tuple[Path, ...]:
+        """Return the folders of the chain's layers, oldest first; raise ImageError where one is missing."""
+        found: list[Path] = []
+        while chain:
+            folder = self.path(chain)
+            found.append(folder)
+            if folder == HOST_ROOT:
+                break
+            try:
+                chain = (folder.parent / "parent").read_text("ascii").strip()
+            except FileNotFoundError as error:
+                raise ImageError(
+                    f"the layer {chain} is not unpacked in {self._root}",
+                    seen=str(error),
+                    mend="pull or build the image again",
+                ) from error
+        return tuple(reversed(found))
+
+    def unpack(
+        self,
+        parent: str | None,
+        descriptor: Descriptor,
+        diff_id: str,
+        *,
+        limit_bytes: int = LIMIT_BYTES,
+        watch: Watch | None = None,
+    ) -> str:
+        """Unpack one layer's blob on the chain *parent*, unless that is done; return the ChainID.
+
+        Many processes may ask at once: one works, the others wait. Raises DigestMismatch where
+        the plain bytes are not *diff_id*, and what `layer.unpack` raises; nothing is left then.
+        """
+        chain = chain_id(parent, diff_id)
+        self._blobs.cover(chain)
+        if self.has(chain):
+            return chain
+        name = Digest.parse(chain).hex
+        with room(self._root):
+            place = self._place(chain)
+            if not place.parent.is_dir():
+                place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                _spread(place.parent)
+            locks = self._root / "locks"
+            locks.mkdir(exist_ok=True)
+            with locked(locks / f"chain-{name}.lock"):
+                if not self.has(chain):
+                    with Meter(watch, descriptor.digest, "unpack", descriptor.size) as meter:
+                        self._make(place, parent, descriptor, diff_id, limit_bytes, meter)
+        return chain
+
+    def _make(
+        self,
+        place: Path,
+        parent: str | None,
+        descriptor: Descriptor,
+        diff_id: str,
+        limit_bytes: int,
+        meter: Meter,
+    ) -> None:
+        # One name for every attempt: what a killed process left is found and removed by the next.
+        work = place.with_name(f".{place.name}.unpacking")
+        remove_tree(work)
+        remove_tree(place)
+        try:
+            (work / "diff").mkdir(parents=True)
+            (work / "parent").write_text(parent or "", "ascii")
+            parents = self.stack(parent) if parent else ()
+            try:
+                written = self._apply(descriptor, work / "diff", parents, diff_id, limit_bytes, meter)
+            except (LayerCorrupt, DigestMismatch):
+                # Whose fault: the disk's, then this says so, or the maker's.
+                self._blobs.verify(descriptor.digest)
+                raise
+            (work / "size").write_text(str(written), "ascii")
+            os.rename(work, place)
+        except BaseException:
+            remove_tree(work)
+            raise
+
+    def _apply(
+        self,
+        descriptor: Descriptor,
+        into: Path,
+        parents: tuple[Path, ...],
+        diff_id: str,
+        limit_bytes: int,
+        meter: Meter,
+    ) -> int:
+        hasher = hashlib.sha256()
+        with self._blobs.open(descriptor.digest) as blob:
+
+            def see(chunk: bytes) -> None:
+                hasher.update(chunk)
+                # A pipe in a blob's place has no position.
+                with contextlib.suppress(OSError):
+                    meter.at(blob.tell())
+
+            with contextlib.closing(ahead(pieces(blob), see)) as chunks:
+                written, _ = apply(chunks, into, parents=parents, limit_bytes=limit_bytes)
+        if hasher.hexdigest() != Digest.parse(diff_id).hex:
+            raise DigestMismatch(
+                f"layer {descriptor.digest} does not unpack to what its image says",
+                seen=f"sha256:{hasher.hexdigest()} in place of {diff_id}",
+                mend="pull the image again; if it stays so, whoever made it has to mend it",
+            )
+        return written
+
+    def _place(self, chain: str) -> Path:
+        digits = Digest.parse(chain).hex
+        return self._root / "chains" / digits[:2] / digits
+
+
+def _spread(folder: Path) -> None:
+    """Ask the file system to put what is made in *folder* far apart (ioctl_iflags(2), FS_TOPDIR_FL).
+
+    ext4 passes over inodes freed in the last minutes one by one (fs/ext4/ialloc.c,
+    recently_deleted): where a tree was just removed, 15,000 files beside it cost 11 s of processor
+    time and 0.7 s in a block group of their own (Linux 6.18, two cores). Others have no such flag.
+    """
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            (flags,) = struct.unpack("=Q", fcntl.ioctl(descriptor, _GET_FLAGS, bytes(8)))
+            fcntl.ioctl(descriptor, _SET_FLAGS, struct.pack("=Q", flags | _TOP_FOLDER))
+        finally:
+            os.close(descriptor)

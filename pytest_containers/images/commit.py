@@ -1,0 +1,166 @@
+"""Make an image of another one and the changes a container made to it (docker commit)."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import hashlib
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import BinaryIO, Final
+
+from pytest_containers.errors import LayerCorrupt
+from pytest_containers.images.chains import HOST, chain_ids, host_chain
+from pytest_containers.images.decompress import PIECE_BYTES, ahead
+from pytest_containers.images.digest import Digest
+from pytest_containers.images.manifest import (
+    BASE_ANNOTATION,
+    BASE_KEY_ANNOTATION,
+    DOCKER_LAYER,
+    DOCKER_LAYER_GZIP,
+    MANIFEST_LIMIT_BYTES,
+    OCI_CONFIG,
+    OCI_LAYER,
+    OCI_LAYER_GZIP,
+    Descriptor,
+    History,
+    Manifest,
+    read_history,
+    write_config,
+)
+from pytest_containers.images.platform import Platform
+from pytest_containers.images.reference import Reference
+from pytest_containers.images.store import CONFIG_LIMIT_BYTES, Store
+from pytest_containers.spec import ImageConfig, ImageRecord
+
+__all__ = ["add_layer", "commit", "laid_over", "now", "write_image"]
+
+# The fastest level: a layer is written once and read a few times, on this machine.
+_LEVEL: Final = 1
+_GZIP_FORMAT: Final = 31
+# Two blocks of zeros end a tar archive (pax(1), "ustar Interchange Format").
+_END: Final = bytes(1024)
+_KEPT: Final = (BASE_ANNOTATION, BASE_KEY_ANNOTATION)
+_OCI_TYPES: Final[Mapping[str, str]] = {DOCKER_LAYER: OCI_LAYER, DOCKER_LAYER_GZIP: OCI_LAYER_GZIP}
+
+
+def commit(
+    store: Store, parent: ImageRecord, layer: BinaryIO, reference: Reference, config: ImageConfig
+) -> ImageRecord:
+    """Make an image of *parent* and one layer more, named *reference*.
+
+    *layer* is the plain tar of the changes with removed files as ``.wh.`` entries (image-spec,
+    layer.md). What *config* leaves empty is the parent's; environment, labels, ports and volumes
+    are added to the parent's. Raises LayerCorrupt for a tar without its end, and what unpacking
+    raises; nothing is named then.
+    """
+    layers: tuple[Descriptor, ...] = ()
+    history: tuple[History, ...] = ()
+    annotations: dict[str, str] = {}
+    base = None
+    if not parent.portable:
+        annotations = {BASE_ANNOTATION: HOST, BASE_KEY_ANNOTATION: parent.digest}
+    if parent.portable or parent.diff_ids:
+        manifest = Manifest.parse(store.blobs.read(Digest.parse(parent.digest), MANIFEST_LIMIT_BYTES))
+        layers = tuple(_in_oci_terms(descriptor) for descriptor in manifest.layers)
+        history = read_history(store.blobs.read(manifest.config.digest, CONFIG_LIMIT_BYTES))
+        annotations = {name: text for name, text in manifest.annotations.items() if name in _KEPT}
+    if annotations:
+        base = host_chain(annotations[BASE_KEY_ANNOTATION])
+    store.layers(parent)
+    below = (base, *chain_ids(base, parent.diff_ids))[-1]
+    added, diff_id = add_layer(store, below, iter(lambda: layer.read(PIECE_BYTES), b""))
+    return write_image(
+        store,
+        reference,
+        layers=(*layers, added),
+        diff_ids=(*parent.diff_ids, diff_id),
+        config=laid_over(parent.config, config),
+        history=(*history, History(created=now(), created_by="pytest-containers commit")),
+        annotations=annotations,
+    )
+
+
+def add_layer(store: Store, below: str | None, chunks: Iterator[bytes]) -> tuple[Descriptor, str]:
+    """Keep a plain layer tar as a gzip blob, unpack it on the chain *below*; return it and its DiffID.
+
+    Raises LayerCorrupt where the end of the tar is missing: the writer died. No blob is left
+    of a layer that does not unpack.
+    """
+    plain = hashlib.sha256()
+    squeeze = zlib.compressobj(_LEVEL, wbits=_GZIP_FORMAT)
+    tail = b""
+    with store.blobs.create() as blob, contextlib.closing(ahead(chunks, plain.update)) as read:
+        for chunk in read:
+            tail = (tail + chunk)[-len(_END) :] if len(chunk) < len(_END) else chunk[-len(_END) :]
+            if packed := squeeze.compress(chunk):
+                blob.write(packed)
+        if tail != _END:
+            raise LayerCorrupt(
+                "the layer has no end",
+                seen="no blocks of zeros, which end every tar",
+                mend="write it again, whole",
+            )
+        blob.write(squeeze.flush())
+        digest, size = blob.commit()
+    descriptor = Descriptor(media_type=OCI_LAYER_GZIP, digest=digest, size=size)
+    diff_id = Digest.taken(plain)
+    try:
+        store.unpack_layer(below, descriptor, diff_id)
+    except BaseException:
+        if blob.fresh:
+            store.blobs.remove(digest)
+        raise
+    return descriptor, diff_id
+
+
+def write_image(
+    store: Store,
+    reference: Reference,
+    *,
+    layers: tuple[Descriptor, ...],
+    diff_ids: tuple[str, ...],
+    config: ImageConfig,
+    history: tuple[History, ...],
+    annotations: Mapping[str, str],
+) -> ImageRecord:
+    """Write config and manifest of an image whose layers are in the store, and name it."""
+    if not config.architecture:
+        config = replace(config, architecture=Platform.host().architecture)
+    created = history[-1].created if history else now()
+    data = write_config(config, diff_ids, history, created)
+    described = Descriptor(media_type=OCI_CONFIG, digest=store.blobs.add(data), size=len(data))
+    manifest = Manifest(config=described, layers=layers, annotations=annotations)
+    return store.tag(reference, manifest.encode(), local=True)
+
+
+def laid_over(below: ImageConfig, above: ImageConfig) -> ImageConfig:
+    """Return *below* with everything *above* says: single values replaced, collections joined."""
+    env = {item.partition("=")[0]: item for item in (*below.env, *above.env)}
+    return ImageConfig(
+        entrypoint=above.entrypoint or below.entrypoint,
+        command=above.command or below.command,
+        env=tuple(env.values()),
+        user=above.user or below.user,
+        workdir=above.workdir or below.workdir,
+        ports=tuple(dict.fromkeys((*below.ports, *above.ports))),
+        volumes=tuple(dict.fromkeys((*below.volumes, *above.volumes))),
+        labels={**below.labels, **above.labels},
+        stop_signal=above.stop_signal or below.stop_signal,
+        shell=above.shell or below.shell,
+        onbuild=above.onbuild or below.onbuild,
+        healthcheck=above.healthcheck or below.healthcheck,
+        architecture=above.architecture or below.architecture,
+        os=below.os,
+    )
+
+
+def _in_oci_terms(descriptor: Descriptor) -> Descriptor:
+    """Return a layer as an OCI manifest may list it; the blob is the same in Docker's terms."""
+    return replace(descriptor, media_type=_OCI_TYPES.get(descriptor.media_type, descriptor.media_type))
+
+
+def now() -> str:
+    """Return the time as a config writes it (RFC 3339, in seconds)."""
+    return datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,0 +1,111 @@
+"""Which of an index's images runs here: operating system, architecture, variant.
+
+Names are those of Go (GOOS, GOARCH), as image-spec's image-index.md asks; variants compare as in
+containerd's platforms package (github.com/containerd/platforms, compare.go).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from pytest_containers.errors import SpecInvalid
+
+__all__ = ["Platform", "choose"]
+
+# uname(2) machine names to Go's; Linux only, as the runtime is.
+_MACHINES: Mapping[str, tuple[str, str]] = {
+    "x86_64": ("amd64", ""),
+    "aarch64": ("arm64", ""),
+    "arm64": ("arm64", ""),
+    "armv5tel": ("arm", "v5"),
+    "armv6l": ("arm", "v6"),
+    "armv7l": ("arm", "v7"),
+    "armv8l": ("arm", "v7"),
+    "i386": ("386", ""),
+    "i686": ("386", ""),
+    "ppc64le": ("ppc64le", ""),
+    "s390x": ("s390x", ""),
+    "riscv64": ("riscv64", ""),
+    "loongarch64": ("loong64", ""),
+    "mips64": ("mips64le", ""),
+}
+_ALIASES: Mapping[str, str] = {
+    "x86_64": "amd64",
+    "x86-64": "amd64",
+    "aarch64": "arm64",
+    "armhf": "arm",
+    "armel": "arm",
+    "i386": "386",
+}
+# The variant an architecture means when it names none.
+_BASELINE: Mapping[str, int] = {"amd64": 1, "arm64": 8, "arm": 7}
+_PART = re.compile(r"[a-z0-9_.-]+")
+_VARIANT = re.compile(r"v([0-9]{1,2})")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Platform:
+    """An operating system and a processor; *variant* is empty for the architecture's baseline."""
+
+    os: str
+    architecture: str
+    variant: str = ""
+
+    def __str__(self) -> str:
+        return "/".join(part for part in (self.os, self.architecture, self.variant) if part)
+
+    @classmethod
+    def host(cls) -> Platform:
+        """Return the platform of the running kernel (uname(2))."""
+        machine = os.uname().machine
+        architecture, variant = _MACHINES.get(machine, (machine, ""))
+        return cls(os="linux", architecture=architecture, variant=variant)
+
+    @classmethod
+    def parse(cls, text: str) -> Platform:
+        """Read ``linux/arm64/v8``, or ``arm64`` alone; raise SpecInvalid for anything else."""
+        parts = text.strip().lower().split("/")
+        if not 1 <= len(parts) <= 3 or not all(_PART.fullmatch(part) for part in parts):
+            raise SpecInvalid(
+                f"{text[:80]!r} is not a platform", mend="write it as linux/amd64 or linux/arm/v7"
+            )
+        if len(parts) == 1:
+            parts = ["linux", *parts]
+        system, architecture, variant = (*parts, "")[:3]
+        if architecture == "armel" and not variant:
+            variant = "v6"
+        return cls(os=system, architecture=_ALIASES.get(architecture, architecture), variant=variant)
+
+    def distance(self, offer: Platform) -> int | None:
+        """Return how far below this platform *offer* is: 0 is the same, None does not run here.
+
+        A processor runs the code of its own and of earlier variants: arm/v7 runs arm/v6.
+        """
+        if (self.os, self.architecture) != (offer.os, offer.architecture):
+            return None
+        mine, theirs = self._level(), offer._level()
+        if mine is None or theirs is None:
+            return 0 if self.variant == offer.variant else None
+        return mine - theirs if mine >= theirs else None
+
+    def _level(self) -> int | None:
+        if not self.variant:
+            return _BASELINE.get(self.architecture, 0)
+        match = _VARIANT.fullmatch(self.variant)
+        return int(match[1]) if match else None
+
+
+def choose(wanted: Platform, offers: Sequence[Platform | None]) -> int | None:
+    """Return the position of the offer that suits *wanted* best, None where none does.
+
+    The nearest variant wins, then the first. An offer without a platform is taken where nothing
+    better is there: image-index.md makes the field optional, and its config says what it is.
+    """
+    ranked = [(wanted.distance(offer), at) for at, offer in enumerate(offers) if offer is not None]
+    suiting = [(distance, at) for distance, at in ranked if distance is not None]
+    if suiting:
+        return min(suiting)[1]
+    return next((at for at, offer in enumerate(offers) if offer is None), None)

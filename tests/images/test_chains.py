@@ -1,0 +1,200 @@
+"""Unpacked layers: keyed by the whole chain, unpacked once, visible whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pytest_containers.errors import DigestMismatch, ImageError, LayerCorrupt, LayerEscape
+from pytest_containers.images.chains import HOST_ROOT, Chains, chain_id, chain_ids, host_chain
+from pytest_containers.images.digest import Digest
+from pytest_containers.images.manifest import Descriptor
+from pytest_containers.images.store import Store
+
+if TYPE_CHECKING:
+    from tests.images.conftest import TarBuilder
+
+MakeTar = Callable[[], "TarBuilder"]
+PutLayer = Callable[[Store, bytes], tuple[Descriptor, str]]
+PATIENCE_S = 20.0
+
+
+@pytest.fixture
+def chains(store: Store) -> Chains:
+    """Return the unpacked layers of the store."""
+    return Chains(store.root, store.blobs)
+
+
+def _folders(store: Store) -> list[str]:
+    return [str(path.relative_to(store.root)) for path in store.root.glob("chains/*/*")]
+
+
+def test_chain_id_is_the_image_specs() -> None:
+    """The key of one layer is its DiffID; each further one hashes the chain below with its own."""
+    first, second = "sha256:" + "1" * 64, "sha256:" + "2" * 64
+    both = "sha256:" + hashlib.sha256(f"{first} {second}".encode()).hexdigest()
+    assert chain_id(None, first) == first
+    assert chain_ids(None, (first, second)) == (first, both)
+    assert chain_ids(host_chain("sha256:k"), (first,)) != (first,)
+
+
+def test_layers_are_unpacked_and_stacked(
+    store: Store, chains: Chains, tar: MakeTar, put_layer: PutLayer
+) -> None:
+    """Each layer has a folder of its own; the stack names them oldest first."""
+    one = chains.unpack(None, *put_layer(store, tar().file("a", b"1").bytes()))
+    two = chains.unpack(one, *put_layer(store, tar().file("b", b"2").file(".wh.a").bytes()))
+    assert chains.stack(two) == (chains.path(one), chains.path(two))
+    assert sorted(os.listdir(chains.path(two))) == ["a", "b"]
+    assert (chains.path(one) / "a").read_bytes() == b"1"
+
+
+def test_layer_on_the_host_begins_with_its_root(
+    store: Store, chains: Chains, tar: MakeTar, put_layer: PutLayer
+) -> None:
+    """The same layer on nothing and on the machine's files are two chains."""
+    layer = put_layer(store, tar().file("etc/of-a-test").bytes())
+    bare = chains.unpack(None, *layer)
+    on_host = chains.unpack(host_chain("sha256:key"), *layer)
+    assert bare != on_host
+    assert chains.stack(on_host) == (HOST_ROOT, chains.path(on_host))
+
+
+def test_wrong_diff_id_is_refused(store: Store, chains: Chains, tar: MakeTar, put_layer: PutLayer) -> None:
+    """A layer that unpacks to other bytes than its image says is not kept."""
+    descriptor, _ = put_layer(store, tar().file("a").bytes())
+    with pytest.raises(DigestMismatch, match="does not unpack"):
+        chains.unpack(None, descriptor, "sha256:" + "0" * 64)
+    assert _folders(store) == []
+    assert store.blobs.has(descriptor.digest)
+
+
+def test_bytes_behind_the_end_are_part_of_the_diff_id(
+    store: Store, chains: Chains, tar: MakeTar, put_layer: PutLayer
+) -> None:
+    """The DiffID covers the stream and not only the archive in it."""
+    plain = tar().file("a").bytes()
+    descriptor, _ = put_layer(store, plain + b"hidden" * 1000)
+    with pytest.raises(DigestMismatch):
+        chains.unpack(None, descriptor, Digest.of(plain))
+
+
+def test_hostile_layer_leaves_no_chain(
+    store: Store, chains: Chains, tar: MakeTar, put_layer: PutLayer
+) -> None:
+    """A refused layer is not half there."""
+    with pytest.raises(LayerEscape):
+        chains.unpack(None, *put_layer(store, tar().file("a").file("../b").bytes()))
+    assert _folders(store) == []
+
+
+def test_blob_the_disk_lost_is_told_from_a_bad_layer(
+    store: Store, chains: Chains, tar: MakeTar, put_layer: PutLayer
+) -> None:
+    """A blob that is not its digest any more is removed, so that a pull mends it; a bad one stays."""
+    descriptor, diff_id = put_layer(store, tar().file("a").bytes())
+    store.blobs.path(descriptor.digest).write_bytes(b"\x1f\x8b rotten")
+    with pytest.raises(DigestMismatch, match="changed on disk"):
+        chains.unpack(None, descriptor, diff_id)
+    assert not store.blobs.has(descriptor.digest)
+    bad, diff_id = put_layer(store, b"no tar" * 200)
+    with pytest.raises(LayerCorrupt):
+        chains.unpack(None, bad, diff_id)
+    assert store.blobs.has(bad.digest)
+
+
+def test_missing_parent_is_named(store: Store, chains: Chains, tar: MakeTar, put_layer: PutLayer) -> None:
+    """A layer cannot be unpacked on a chain that is not there."""
+    with pytest.raises(ImageError, match="not unpacked"):
+        chains.unpack("sha256:" + "5" * 64, *put_layer(store, tar().file("a").bytes()))
+    assert _folders(store) == []
+
+
+def test_chain_is_only_for_its_owner(store: Store, chains: Chains, tar: MakeTar, put_layer: PutLayer) -> None:
+    """Layers hold set-user-ID programs; nobody else may reach them through the store."""
+    chain = chains.unpack(None, *put_layer(store, tar().folder("./").file("su", mode=0o4755).bytes()))
+    assert store.root.stat().st_mode & 0o077 == 0
+    assert chains.path(chain).stat().st_mode & 0o777 == 0o755
+
+
+_UNPACK = """
+import sys, pathlib
+from pytest_containers.images.chains import Chains
+from pytest_containers.images.digest import Digest
+from pytest_containers.images.manifest import Descriptor
+from pytest_containers.images.store import Store
+root, digest, diff_id = sys.argv[1:]
+store = Store.open(pathlib.Path(root))
+chains = Chains(store.root, store.blobs)
+chain = chains.unpack(None, Descriptor(media_type="", digest=Digest(digest), size=0), diff_id)
+folder = chains.path(chain)
+print(folder.stat().st_ino, len(list(folder.iterdir())))
+"""
+
+
+def test_chain_is_unpacked_once_by_eight_processes_and_a_killed_one(
+    store: Store, tar: MakeTar, put_layer: PutLayer, python: Callable[..., subprocess.Popen[str]]
+) -> None:
+    """A process killed in the middle blocks nobody and is not seen; of the others one does the work."""
+    layer = tar()
+    for number in range(300):
+        layer.file(f"f{number}", os.urandom(20_000))
+    plain = layer.bytes()
+    descriptor, diff_id = put_layer(store, plain)
+    path = store.blobs.path(descriptor.digest)
+    packed = path.read_bytes()
+    # A pipe in the blob's place: the first process stands in the middle of the layer until it is killed.
+    path.unlink()
+    os.mkfifo(path)
+    arguments = (store.root, descriptor.digest, diff_id)
+    first = python(_UNPACK, *arguments)
+    with path.open("wb", buffering=0) as pipe:
+        pipe.write(packed[: len(packed) // 2])
+        work = store.root / "chains" / diff_id[7:9] / f".{diff_id[7:]}.unpacking/diff"
+        deadline = time.monotonic() + PATIENCE_S
+        while not (work.is_dir() and len(os.listdir(work)) > 10) and time.monotonic() < deadline:
+            os.sched_yield()
+        assert len(os.listdir(work)) > 10
+        path.with_name("whole").write_bytes(packed)
+        path.with_name("whole").rename(path)
+        others = [python(_UNPACK, *arguments) for _ in range(8)]
+        first.kill()
+        first.communicate()
+    said = [other.communicate(timeout=60) for other in others]
+    assert len({out for out, _ in said}) == 1, said
+    assert said[0][0].endswith(" 300\n")
+    assert len(_folders(store)) == 1
+
+
+@pytest.mark.kernel
+def test_full_disk_leaves_no_chain(
+    mounts_of_its_own: Callable[..., str], tar: MakeTar, put_layer: PutLayer, tmp_path: Path
+) -> None:
+    """A disk that fills while unpacking is StoreFull with the store's path, and nothing is half there."""
+    layer = tar()
+    for number in range(50):
+        layer.file(f"f{number}", bytes(100_000))
+    source = Store.open(tmp_path / "source")
+    descriptor, diff_id = put_layer(source, layer.bytes())
+    script = (
+        "import os, pathlib, sys\n"
+        "from pytest_containers.errors import StoreFull\n"
+        "from pytest_containers.images.digest import Digest\n"
+        "from pytest_containers.images.manifest import Descriptor\n"
+        "from pytest_containers.images.store import Store\n"
+        "store = Store.open(pathlib.Path(sys.argv[1]))\n"
+        "digest = store.blobs.add(pathlib.Path(sys.argv[2]).read_bytes())\n"
+        "try: store.unpack_layer(None, Descriptor(media_type='', digest=digest, size=0), sys.argv[3])\n"
+        "except StoreFull as error: print(sys.argv[1] in error.what, bool(error.mend))\n"
+        "print([str(path) for path in store.root.glob('chains/*/*')])\n"
+    )
+    mount = 'mkdir "$1"; mount -t tmpfs -o size=2m tmpfs "$1"; "$PYTHON" -c "$2" "$1" "$3" "$4"'
+    path = source.blobs.path(descriptor.digest)
+    assert mounts_of_its_own(mount, tmp_path / "small", script, path, diff_id) == "True True\n[]\n"
