@@ -1,0 +1,104 @@
+"""Push: an image of the store to the registry its name says.
+
+distribution-spec, "Pushing": every blob is asked for by HEAD, mounted from another repository of
+the same registry where one is known to hold it, else uploaded, in one piece or in chunks; then
+the manifest, byte for byte as it is in the store, gives the image its name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+from pytest_containers.errors import ImageError, NotPortable, RegistryError
+from pytest_containers.images.credentials import Keychain
+from pytest_containers.images.digest import Digest
+from pytest_containers.images.manifest import Descriptor, Manifest
+from pytest_containers.images.reference import Reference
+from pytest_containers.images.registry import Registry
+from pytest_containers.images.store import Store
+from pytest_containers.images.transport import Settings, Transport
+from pytest_containers.images.upload import Upload
+
+__all__ = ["push"]
+
+
+def push(
+    store: Store,
+    reference: Reference,
+    *,
+    settings: Settings | None = None,
+    keychain: Keychain | None = None,
+) -> Digest:
+    """Send an image to its registry; return the manifest's digest, by which anybody can pull it.
+
+    Blobs that the registry has are not sent again; foreign layers never are. Raises ImageNotFound
+    for an image that is not in the store, NotPortable for one that stands on this machine's own
+    files, Unauthorized, RegistryError.
+    """
+    settings = settings or Settings()
+    data, manifest = store.manifest(reference)
+    _check_portable(reference, manifest)
+    if settings.offline:
+        raise RegistryError(f"{reference} cannot be pushed", seen="offline: no registry is asked")
+    keychain = keychain or Keychain(environ=settings.environ)
+    with Transport(settings) as transport:
+        registry = Registry(reference.registry, transport=transport, keychain=keychain)
+        upload = Upload(
+            registry=registry,
+            repository=reference.repository,
+            blobs=store.blobs,
+            transport=transport,
+            sources=lambda digest: _sources(store, reference, digest),
+        )
+        _send(upload, (*manifest.layers, manifest.config), transport)
+        return registry.put_manifest(
+            reference.repository, _target(reference, data), data, manifest.media_type
+        )
+
+
+def _check_portable(reference: Reference, manifest: Manifest) -> None:
+    if manifest.base:
+        raise NotPortable(
+            f"{reference} cannot be pushed",
+            seen=f"its layers stand on the base {manifest.base!r}, which is this machine's own files",
+            mend="build it on an image that a registry has, or import a root file system and build on that",
+        )
+
+
+def _target(reference: Reference, data: bytes) -> str:
+    digest = Digest.of(data)
+    if reference.digest is not None and reference.digest != digest:
+        raise ImageError(
+            f"{reference} cannot be pushed under this digest",
+            seen=f"the store's manifest is {digest}",
+            mend="push it by tag",
+        )
+    return reference.tag or digest
+
+
+def _send(upload: Upload, descriptors: tuple[Descriptor, ...], transport: Transport) -> None:
+    """Upload every blob, several at a time; the first error ends the others."""
+    blobs = list({d.digest: d for d in descriptors if not d.foreign}.values())
+    with ThreadPoolExecutor(
+        max_workers=max(transport.settings.parallel, 1), thread_name_prefix="push"
+    ) as threads:
+        futures = [threads.submit(upload.blob, descriptor) for descriptor in blobs]
+        try:
+            for future in futures:
+                future.result()
+        except BaseException:
+            transport.cancel()
+            threads.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _sources(store: Store, reference: Reference, digest: Digest) -> Iterator[str]:
+    """Name other repositories of the same registry that hold a blob, as far as the store knows."""
+    for record in store.list():
+        other = Reference.parse(record.reference)
+        if other.registry != reference.registry or other.repository == reference.repository:
+            continue
+        manifest = store.manifest(other)[1]
+        if not manifest.base and digest in {layer.digest for layer in manifest.layers}:
+            yield other.repository

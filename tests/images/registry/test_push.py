@@ -1,0 +1,200 @@
+"""Push: an image leaves as it is, once, and only where it may."""
+
+from __future__ import annotations
+
+import urllib.request
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pytest_containers.errors import ImageError, ImageNotFound, NotPortable, RegistryError, Unauthorized
+from pytest_containers.images import manifest as m
+from pytest_containers.images.pull import pull
+from pytest_containers.images.push import push
+from pytest_containers.images.reference import Reference
+from pytest_containers.images.store import Store
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from pytest_containers.images.digest import Digest
+    from pytest_containers.images.transport import Settings
+    from tests.images.registry.conftest import Answer, Asked, Faulty, Image, ImageMaker, RegistryStarter
+
+
+@pytest.fixture
+def image(make_image: ImageMaker) -> Image:
+    """An image of two layers."""
+    return make_image(b"one", bytes(range(256)) * 40)
+
+
+def accept(faulty: Faulty, image: Image) -> dict[str, bytes]:
+    """Let *faulty* take uploads into ``app``; return where they end up, by digest."""
+    taken: dict[str, bytes] = {}
+    for digest in image.blobs:
+        faulty.on("HEAD", f"/v2/app/blobs/{digest}", faulty.answer(status=404))
+
+    def put(asked: Asked) -> Answer:
+        taken[asked.path.partition("digest=")[2].replace("%3A", ":")] = asked.body
+        return faulty.answer(status=201)
+
+    begun = {"Location": "/v2/app/blobs/uploads/1?state=s"}
+    faulty.on("POST", "/v2/app/blobs/uploads/", faulty.answer(status=202, headers=begun))
+    faulty.on("PUT", "/v2/app/blobs/uploads/1", put)
+    faulty.on("PUT", "/v2/app/manifests/latest", faulty.answer(status=201))
+    return taken
+
+
+@pytest.mark.parametrize("chunk_bytes", [64 << 20, 1000])
+def test_push_to_the_real_registry_can_be_pulled(
+    start_registry: RegistryStarter,
+    image: Image,
+    store: Store,
+    settings: Settings,
+    tmp_path: Path,
+    chunk_bytes: int,
+) -> None:
+    """Whole or in chunks, what arrives at Debian's registry is what was sent, by its digest."""
+    reference = image.put(store, f"{start_registry()}/a/b:1")
+    digest = push(store, reference, settings=replace(settings, upload_chunk_bytes=chunk_bytes))
+    assert digest == image.digest
+    second = Store.open(tmp_path / "second")
+    assert pull(second, reference.pinned(digest), settings=settings).digest == digest
+    assert all(second.blobs.read(name) == blob for name, blob in image.blobs.items())
+
+
+def test_push_over_tls_to_the_real_registry(
+    start_registry: RegistryStarter,
+    certificate: tuple[Path, Path],
+    image: Image,
+    store: Store,
+    settings: Settings,
+    tmp_path: Path,
+) -> None:
+    """A registry on loopback that speaks TLS is spoken to in TLS, and its authority is checked."""
+    host = start_registry(tls=certificate)
+    reference = image.put(store, f"{host}/app")
+    with pytest.raises(RegistryError, match="cannot be trusted"):
+        push(store, reference, settings=settings)
+    (tmp_path / "certs" / host).mkdir(parents=True)
+    (tmp_path / "certs" / host / "ca.crt").write_bytes(certificate[0].read_bytes())
+    assert (
+        push(store, reference, settings=replace(settings, certificates=(tmp_path / "certs",))) == image.digest
+    )
+
+
+def test_push_mounts_what_another_repository_has(
+    start_registry: RegistryStarter, image: Image, store: Store, settings: Settings
+) -> None:
+    """Layers that are in another repository of the real registry do not travel again."""
+    host = start_registry()
+    push(store, image.put(store, f"{host}/first"), settings=settings)
+    second = image.put(store, f"{host}/second")
+    # Chunks this large would need a PATCH; a mounted blob needs neither PATCH nor PUT.
+    for layer in image.manifest.layers:
+        store.blobs.path(layer.digest).write_bytes(b"not what it was")
+    assert push(store, second, settings=settings) == image.digest
+    with urllib.request.urlopen(f"http://{host}/v2/second/blobs/{image.manifest.layers[0].digest}") as reply:
+        assert reply.read() == image.blobs[image.manifest.layers[0].digest]
+
+
+def test_push_sends_nothing_that_is_there(
+    faulty: Faulty, image: Image, store: Store, settings: Settings
+) -> None:
+    """A second push is one HEAD per blob and the manifest."""
+    accept(faulty, image)
+    for digest in image.blobs:
+        faulty.on("HEAD", f"/v2/app/blobs/{digest}", faulty.answer())
+    push(store, image.put(store, f"{faulty.host}/app"), settings=settings)
+    assert len(faulty.paths("HEAD")) == 3
+    assert faulty.paths("POST") == []
+    assert faulty.paths("PUT") == ["/v2/app/manifests/latest"]
+
+
+def test_push_sends_the_manifest_last_and_as_it_is(
+    faulty: Faulty, image: Image, store: Store, settings: Settings
+) -> None:
+    """The manifest's bytes and type are the store's, and they come when every blob is there."""
+    taken = accept(faulty, image)
+    push(store, image.put(store, f"{faulty.host}/app"), settings=settings)
+    last = faulty.asked[-1]
+    assert (last.method, last.body) == ("PUT", image.data)
+    assert last.headers["content-type"] == m.OCI_MANIFEST
+    assert taken == {str(digest): blob for digest, blob in image.blobs.items()}
+
+
+def test_push_by_digest_goes_under_the_digest(
+    faulty: Faulty, image: Image, store: Store, settings: Settings
+) -> None:
+    """A reference without a tag names the manifest by its digest, and by no other."""
+    accept(faulty, image)
+    faulty.on("PUT", f"/v2/app/manifests/{image.digest}", faulty.answer(status=201))
+    name = image.put(store, f"{faulty.host}/app")
+    pinned = replace(name, tag=None, digest=image.digest)
+    assert push(store, pinned, settings=settings) == image.digest
+    assert faulty.paths("PUT")[-1] == f"/v2/app/manifests/{image.digest}"
+
+
+def test_push_leaves_foreign_layers_where_they_are(
+    faulty: Faulty, image: Image, store: Store, settings: Settings
+) -> None:
+    """A layer that may not be distributed is named in the manifest and not sent."""
+    taken = accept(faulty, image)
+    kind = "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip"
+    foreign = replace(image.manifest.layers[0], media_type=kind)
+    manifest = replace(image.manifest, layers=(foreign, image.manifest.layers[1]))
+    push(store, replace(image, data=manifest.encode()).put(store, f"{faulty.host}/app"), settings=settings)
+    assert str(foreign.digest) not in taken
+    assert len(taken) == 2
+
+
+def test_push_of_an_image_on_this_machines_files_says_why_not(
+    faulty: Faulty, make_image: ImageMaker, store: Store, settings: Settings
+) -> None:
+    """An image based on host stays here; the error has the reason and the mend, and nothing was sent."""
+    image = make_image(b"x", base="host")
+    for blob in image.blobs.values():
+        store.blobs.add(blob)
+    reference = Reference.parse(f"{faulty.host}/app")
+    store.tag(reference, image.data, local=True)
+    with pytest.raises(NotPortable, match="this machine's own files") as caught:
+        push(store, reference, settings=settings)
+    assert caught.value.mend
+    assert faulty.asked == []
+
+
+def test_push_of_what_is_not_there(store: Store, settings: Settings) -> None:
+    """An image that the store does not have cannot be pushed."""
+    with pytest.raises(ImageNotFound):
+        push(store, Reference.parse("127.0.0.1:1/app"), settings=settings)
+
+
+def test_push_offline_asks_nobody(faulty: Faulty, image: Image, store: Store, settings: Settings) -> None:
+    """Offline, a push ends before the first request."""
+    reference = image.put(store, f"{faulty.host}/app")
+    with pytest.raises(RegistryError, match="offline"):
+        push(store, reference, settings=replace(settings, offline=True))
+    assert faulty.asked == []
+
+
+def test_push_that_is_not_allowed(faulty: Faulty, image: Image, store: Store, settings: Settings) -> None:
+    """A registry that lets us read and not write is told as that; no manifest is sent."""
+    accept(faulty, image)
+    faulty.on("POST", "/v2/app/blobs/uploads/", faulty.refusal(403, "DENIED", "read only"))
+    with pytest.raises(Unauthorized, match="read only"):
+        push(store, image.put(store, f"{faulty.host}/app"), settings=settings)
+    assert faulty.paths("PUT") == []
+
+
+def test_push_refuses_a_digest_that_is_another_images(
+    faulty: Faulty, image: Image, make_image: ImageMaker, store: Store, settings: Settings
+) -> None:
+    """A tag pinned to another digest than the store's is not pushed under a wrong name."""
+    wrong: Digest = make_image(b"other").digest
+    pinned = replace(image.put(store, f"{faulty.host}/app"), digest=wrong)
+    store.tag(pinned, image.data)
+    accept(faulty, image)
+    with pytest.raises(ImageError, match="under this digest"):
+        push(store, pinned, settings=settings)
+    assert "PUT" not in {asked.method for asked in faulty.asked if "manifests" in asked.path}

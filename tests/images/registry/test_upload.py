@@ -1,0 +1,243 @@
+"""The upload of one blob: its states, and what happens when one of them breaks."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pytest_containers.errors import RegistryError, Unauthorized
+from pytest_containers.images import manifest as m
+from pytest_containers.images.credentials import Keychain
+from pytest_containers.images.registry import Registry
+from pytest_containers.images.transport import Transport
+from pytest_containers.images.upload import Upload
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pytest_containers.images.store import Store
+    from pytest_containers.images.transport import Settings
+    from tests.images.registry.conftest import Answer, Asked, Faulty
+
+BLOB = bytes(range(250)) * 4
+PLACE = "/v2/app/blobs/uploads/1"
+
+
+class Taker:
+    """A registry's side of one chunked upload: it keeps what comes in order."""
+
+    def __init__(self, faulty: Faulty, digest: str) -> None:
+        self.faulty = faulty
+        self.digest = digest
+        self.held = bytearray()
+        self.drop = 0
+        faulty.on("HEAD", f"/v2/app/blobs/{digest}", faulty.answer(status=404))
+        faulty.on("POST", "/v2/app/blobs/uploads/", self.begin)
+        faulty.on("PATCH", PLACE, self.patch)
+        faulty.on("GET", PLACE, self.state)
+        faulty.on("PUT", PLACE, self.finish)
+        faulty.on("DELETE", PLACE, faulty.answer(status=204))
+
+    def where(self) -> dict[str, str]:
+        """Return the headers of an answer in the middle of the upload."""
+        return {"Location": f"{PLACE}?state={len(self.held)}", "Range": f"0-{max(len(self.held) - 1, 0)}"}
+
+    def begin(self, _: Asked) -> Answer:
+        """Answer a POST."""
+        self.held.clear()
+        return self.faulty.answer(status=202, headers={"Location": f"{PLACE}?state=0"})
+
+    def patch(self, asked: Asked) -> Answer:
+        """Take one chunk; the first *drop* of them are half taken and end as a failure."""
+        match = re.fullmatch("([0-9]+)-([0-9]+)", asked.headers["content-range"])
+        assert match is not None
+        assert int(match[2]) - int(match[1]) + 1 == len(asked.body)
+        if int(match[1]) != len(self.held) or asked.path != f"{PLACE}?state={len(self.held)}":
+            return self.faulty.refusal(416, "RANGE_INVALID")
+        if self.drop:
+            self.drop -= 1
+            self.held += asked.body[: len(asked.body) // 2]
+            return self.faulty.answer(status=502)
+        self.held += asked.body
+        return self.faulty.answer(status=202, headers=self.where())
+
+    def state(self, _: Asked) -> Answer:
+        """Answer how far the upload came."""
+        return self.faulty.answer(status=204, headers=self.where())
+
+    def finish(self, asked: Asked) -> Answer:
+        """Close the upload."""
+        self.held += asked.body
+        right = bytes(self.held) == BLOB and f"digest={self.digest.replace(':', '%3A')}" in asked.path
+        return self.faulty.answer(status=201 if right else 400)
+
+
+def upload(faulty: Faulty, store: Store, settings: Settings, sources: Sequence[str] = ()) -> None:
+    """Upload the blob into ``app``."""
+    with Transport(settings) as transport:
+        registry = Registry(faulty.host, transport=transport, keychain=Keychain(environ=settings.environ))
+        one = Upload(
+            registry=registry,
+            repository="app",
+            blobs=store.blobs,
+            transport=transport,
+            sources=lambda _: sources,
+        )
+        one.blob(m.Descriptor(media_type=m.OCI_LAYER, digest=store.blobs.add(BLOB), size=len(BLOB)))
+
+
+@pytest.fixture
+def taker(faulty: Faulty, store: Store) -> Taker:
+    """A registry that takes the blob."""
+    return Taker(faulty, store.blobs.add(BLOB))
+
+
+def sequence(faulty: Faulty) -> list[str]:
+    """Return the methods of the upload, in order."""
+    return [asked.method for asked in faulty.asked if "uploads" in asked.path]
+
+
+def test_small_blob_goes_in_one_piece(faulty: Faulty, taker: Taker, store: Store, settings: Settings) -> None:
+    """A blob that fits one chunk is a POST and a PUT."""
+    upload(faulty, store, settings)
+    assert sequence(faulty) == ["POST", "PUT"]
+    assert bytes(taker.held) == BLOB
+
+
+def test_large_blob_goes_in_chunks_each_where_the_last_one_led(
+    faulty: Faulty, taker: Taker, store: Store, settings: Settings
+) -> None:
+    """Chunks follow each other's Location in order, and an empty PUT closes the upload."""
+    upload(faulty, store, replace(settings, upload_chunk_bytes=300))
+    assert sequence(faulty) == ["POST", "PATCH", "PATCH", "PATCH", "PATCH", "PUT"]
+    assert bytes(taker.held) == BLOB
+    assert faulty.asked[-1].body == b""
+
+
+def test_chunks_are_as_large_as_the_registry_wants(
+    faulty: Faulty, taker: Taker, store: Store, settings: Settings
+) -> None:
+    """OCI-Chunk-Min-Length makes chunks larger than ours (distribution-spec)."""
+    headers = {"Location": f"{PLACE}?state=0", "OCI-Chunk-Min-Length": "600"}
+    faulty.on("POST", "/v2/app/blobs/uploads/", faulty.answer(status=202, headers=headers))
+    upload(faulty, store, replace(settings, upload_chunk_bytes=10))
+    assert [len(asked.body) for asked in faulty.asked if asked.method == "PATCH"] == [600, 400]
+
+
+def test_broken_chunk_goes_on_where_the_registry_says(
+    faulty: Faulty, taker: Taker, store: Store, settings: Settings
+) -> None:
+    """After a failure the registry is asked how far it came, and nothing it has is sent again."""
+    taker.drop = 2
+    upload(faulty, store, replace(settings, upload_chunk_bytes=600))
+    assert sequence(faulty).count("GET") == 2
+    assert bytes(taker.held) == BLOB
+    assert sequence(faulty).count("POST") == 1
+
+
+def test_upload_that_the_registry_forgot_begins_again(
+    faulty: Faulty, taker: Taker, store: Store, settings: Settings
+) -> None:
+    """Where the registry knows nothing of the upload any more, it begins from the first byte."""
+    taker.drop = 1
+    faulty.on("GET", PLACE, faulty.refusal(404, "BLOB_UPLOAD_UNKNOWN"))
+    upload(faulty, store, replace(settings, upload_chunk_bytes=600))
+    assert sequence(faulty).count("POST") == 2
+    assert bytes(taker.held) == BLOB
+
+
+def test_upload_that_breaks_each_time_is_given_up(
+    faulty: Faulty, taker: Taker, store: Store, settings: Settings
+) -> None:
+    """Tries are bounded, the error is the registry's, and the upload is taken back."""
+    faulty.on("PATCH", PLACE, faulty.refusal(500, "BROKEN", "disk full"))
+    with pytest.raises(RegistryError, match="disk full"):
+        upload(faulty, store, replace(settings, upload_chunk_bytes=600))
+    assert sequence(faulty).count("POST") == settings.attempts
+    assert sequence(faulty)[-1] == "DELETE"
+
+
+@pytest.mark.parametrize("status", [500, 404])
+def test_broken_end_begins_again(
+    faulty: Faulty, taker: Taker, store: Store, settings: Settings, status: int
+) -> None:
+    """A PUT that fails is not sent blindly again: a new upload is begun."""
+    faulty.on("PUT", PLACE, faulty.answer(status=status), taker.finish)
+    upload(faulty, store, settings)
+    assert sequence(faulty) == ["POST", "PUT", "POST", "PUT"]
+
+
+def test_refused_end_is_final(faulty: Faulty, taker: Taker, store: Store, settings: Settings) -> None:
+    """A registry that finds the bytes wrong is not asked twice."""
+    faulty.on("PUT", PLACE, faulty.refusal(400, "DIGEST_INVALID"))
+    with pytest.raises(RegistryError, match="DIGEST_INVALID"):
+        upload(faulty, store, settings)
+    assert sequence(faulty) == ["POST", "PUT"]
+
+
+def test_mount_needs_no_upload(faulty: Faulty, taker: Taker, store: Store, settings: Settings) -> None:
+    """A blob that the registry takes from another repository is not sent."""
+    faulty.on("POST", "/v2/app/blobs/uploads/", faulty.answer(status=201))
+    upload(faulty, store, settings, ["team/base"])
+    assert sequence(faulty) == ["POST"]
+    assert faulty.asked[-1].path.endswith(f"?mount={taker.digest.replace(':', '%3A')}&from=team%2Fbase")
+
+
+def test_mount_that_is_not_done_becomes_the_upload(
+    faulty: Faulty, taker: Taker, store: Store, settings: Settings
+) -> None:
+    """A registry that answers a mount with 202 has begun an upload, and that one is used."""
+    upload(faulty, store, settings, ["team/base"])
+    assert sequence(faulty) == ["POST", "PUT"]
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 405])
+def test_mount_that_is_refused_is_done_without(
+    faulty: Faulty, taker: Taker, store: Store, settings: Settings, status: int
+) -> None:
+    """Whatever a registry has against a mount, the blob is then uploaded."""
+    faulty.on("POST", "/v2/app/blobs/uploads/", faulty.answer(status=status), taker.begin)
+    upload(faulty, store, settings, ["team/base"])
+    assert sequence(faulty) == ["POST", "POST", "PUT"]
+    assert bytes(taker.held) == BLOB
+
+
+@pytest.mark.parametrize("location", ["", "http://169.254.169.254/upload", "http://192.0.2.1/upload"])
+def test_upload_goes_to_no_strange_place(
+    faulty: Faulty, taker: Taker, store: Store, settings: Settings, location: str
+) -> None:
+    """A Location that is missing or leads to where we may not send is refused, unsent."""
+    headers = {"Location": location} if location else {}
+    faulty.on("POST", "/v2/app/blobs/uploads/", faulty.answer(status=202, headers=headers))
+    with pytest.raises(RegistryError):
+        upload(faulty, store, settings)
+    assert sequence(faulty) == ["POST"]
+
+
+def test_upload_elsewhere_goes_without_credentials(
+    faulty: Faulty, other: Faulty, taker: Taker, store: Store, settings: Settings
+) -> None:
+    """A Location on another origin gets the bytes and not the password."""
+    config = f'{{"auths": {{"{faulty.host}": {{"username": "alice", "password": "p"}}}}}}'
+    known = replace(settings, environ={**settings.environ, "DOCKER_AUTH_CONFIG": config})
+    challenge = replace(faulty.refusal(401, "NO"), headers={"WWW-Authenticate": 'Basic realm="x"'})
+    away = faulty.answer(status=202, headers={"Location": f"{other.url}/put?signature=s"})
+    faulty.on("POST", "/v2/app/blobs/uploads/", challenge, away)
+    other.on("PUT", "/put", other.answer(status=201))
+    upload(faulty, store, known)
+    assert "authorization" in faulty.asked[-1].headers
+    assert "authorization" not in other.asked[0].headers
+    assert other.asked[0].body == BLOB
+
+
+def test_upload_that_is_forbidden_is_not_tried_again(
+    faulty: Faulty, taker: Taker, store: Store, settings: Settings
+) -> None:
+    """No credentials, no second try."""
+    faulty.on("PUT", PLACE, faulty.refusal(403, "DENIED"))
+    with pytest.raises(Unauthorized, match="DENIED"):
+        upload(faulty, store, settings)
+    assert sequence(faulty) == ["POST", "PUT"]
