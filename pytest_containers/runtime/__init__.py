@@ -1,0 +1,1 @@
+"""The runtime wing: kernel objects, from system calls up to a supervised sandbox (floor 1)."""

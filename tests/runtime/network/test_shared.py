@@ -1,0 +1,28 @@
+"""Laws of the run's own network: who reaches a container that all processes of the run share."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pytest_containers.spec import ContainerSpec
+
+if TYPE_CHECKING:
+    from tests.runtime.conftest import Boxes, Shell
+
+pytestmark = pytest.mark.kernel
+
+
+def test_container_of_the_run_is_reached_by_name_from_all_networks(boxes: Boxes, sh: Shell) -> None:
+    """Others find a container of the run by name and reach it; it does not reach them."""
+    shared = boxes.start(ContainerSpec(name="shared", command=("sleep", "60"), lifetime="run"))
+    handle = boxes.start(ContainerSpec(name="own", command=("sleep", "60")))
+    boxes.engine.network("aside")
+    apart = boxes.start(ContainerSpec(name="apart", command=("sleep", "60"), network="aside"))
+    for one in (handle, apart):
+        assert sh(one, "getent hosts shared").split() == [shared.ip, "shared"]
+        # Nobody listens, and the answer to that comes from the container itself.
+        assert "refused" in sh(one, f"bash -c 'echo > /dev/tcp/{shared.ip}/9' 2>&1 || true")
+    assert "route" in sh(shared, f"bash -c 'echo > /dev/tcp/{handle.ip}/9' 2>&1 || true")
+    assert sh(shared, "getent hosts own || echo unknown") == "unknown\n"
