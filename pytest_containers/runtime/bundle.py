@@ -1,0 +1,120 @@
+"""What a process is started with, after image and test have been laid over each other (floor 1).
+
+A `Bundle` is to our start recipe what config.json is to an OCI runtime: the whole of it, in
+plain values, so that the child needs to ask nobody once it has left the host's files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from pytest_containers.errors import SpecInvalid
+from pytest_containers.runtime import capabilities
+from pytest_containers.spec import Bind, ContainerSpec, ExecSpec, ImageConfig
+
+__all__ = ["DEFAULT_PATH", "Bundle", "Process", "bundle", "process"]
+
+# https://github.com/moby/moby/blob/v28.0.0/oci/defaults.go: what a Docker image may rely on.
+DEFAULT_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Process:
+    """One process to be: *env* as ``KEY=value``, *capabilities* as a bit mask."""
+
+    argv: tuple[str, ...]
+    env: tuple[str, ...]
+    user: str
+    workdir: str
+    capabilities: int
+    no_new_privs: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bundle:
+    """A container to be: its first process and the world around it.
+
+    *volumes* are the paths that the image declares and the test has laid nothing over.
+    """
+
+    process: Process
+    hostname: str
+    binds: tuple[Bind, ...]
+    volumes: tuple[str, ...]
+    tmpfs: Mapping[str, int]
+    read_only: bool
+    privileged: bool
+
+
+def _merged_env(*layers: tuple[str, ...]) -> tuple[str, ...]:
+    """Lay ``KEY=value`` lists over each other: the last wins, at the first's place."""
+    merged: dict[str, str] = {}
+    for layer in layers:
+        for pair in layer:
+            key, _, text = pair.partition("=")
+            merged[key] = text
+    return tuple(f"{key}={text}" for key, text in merged.items())
+
+
+def _pairs(env: Mapping[str, str]) -> tuple[str, ...]:
+    for key, text in env.items():
+        if not key or "=" in key or "\0" in key + text:
+            raise SpecInvalid(f"{key!r} is not a name of an environment variable", mend="drop or rename it")
+    return tuple(f"{key}={text}" for key, text in env.items())
+
+
+def _argv(spec: ContainerSpec, config: ImageConfig) -> tuple[str, ...]:
+    """Return entrypoint and command; an entrypoint of the test's clears the image's command."""
+    if spec.entrypoint is not None:
+        argv = (*spec.entrypoint, *(spec.command or ()))
+    else:
+        command = config.command if spec.command is None else spec.command
+        argv = (*config.entrypoint, *command)
+    if not argv or not argv[0]:
+        raise SpecInvalid(
+            f"container {spec.name} has no command",
+            seen="neither the image nor the test names an entrypoint or a command",
+            mend="pass command=[...]",
+        )
+    return argv
+
+
+def bundle(spec: ContainerSpec, config: ImageConfig, container_id: str, *, held: int = ~0) -> Bundle:
+    """Return what *spec* makes of *config* (image-spec, conversion.md).
+
+    *held* is the mask of the capabilities that there are to give. Raises SpecInvalid, HostError.
+    """
+    hostname = spec.hostname or container_id[:12]
+    base = (f"PATH={DEFAULT_PATH}", f"HOSTNAME={hostname}")
+    covered = {*(bind.target for bind in spec.binds), *spec.tmpfs}
+    mask = capabilities.resolve(spec.cap_add, spec.cap_drop, privileged=spec.privileged)
+    return Bundle(
+        process=Process(
+            argv=_argv(spec, config),
+            env=_merged_env(base, config.env, _pairs(spec.env)),
+            user=config.user if spec.user is None else spec.user,
+            workdir=spec.workdir or config.workdir or "/",
+            capabilities=capabilities.granted(mask, held, spec.cap_add),
+            no_new_privs=spec.no_new_privs,
+        ),
+        hostname=hostname,
+        binds=spec.binds,
+        volumes=tuple(path for path in config.volumes if path not in covered),
+        tmpfs=spec.tmpfs,
+        read_only=spec.read_only,
+        privileged=spec.privileged,
+    )
+
+
+def process(spec: ExecSpec, container: Process) -> Process:
+    """Return one more process of the container that *container* is the first of (docker exec)."""
+    return Process(
+        argv=spec.argv,
+        env=_merged_env(container.env, _pairs(spec.env)),
+        user=container.user if spec.user is None else spec.user,
+        workdir=spec.workdir or container.workdir,
+        capabilities=container.capabilities,
+        no_new_privs=container.no_new_privs,
+    )

@@ -1,0 +1,205 @@
+"""The pytest side of a run: starts it where it is not yet, and talks to its supervisor (floor 1).
+
+A `Connection` may be used by several threads; one reader thread hands the answers out. A fork of
+the process closes its copy, so that only the process that opened it keeps the run alive.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Final, NamedTuple, TypeVar, cast
+
+from pytest_containers.errors import ContainersError, EngineError
+from pytest_containers.runtime import folders, messages
+
+__all__ = ["Connection", "connect", "spawn"]
+
+Answer = TypeVar("Answer")
+_BACKLOG: Final = 128
+# The whole interpreter that a janitor starts: isolated, no site, and its path as we say (-I -S).
+_START: Final = (
+    "import sys; sys.path += sys.argv[6:];"
+    "from pytest_containers.runtime.janitor import main;"
+    "a = sys.argv; main(a[1], int(a[2]), int(a[3]), int(a[4]), a[5])"
+)
+
+
+def spawn(folder: Path, owner_pid: int) -> subprocess.Popen[bytes] | None:
+    """Start the run of *folder* in the background unless it is there; return its janitor's process.
+
+    None where another process has started it. *owner_pid* is the process whose end is the run's.
+    Sweeps what dead runs left. Raises HostError where the place for runs is somebody else's.
+    """
+    with folders.hold() as base:
+        if (folder / folders.SOCKET).exists():
+            return None
+        folders.sweep(base)
+        with contextlib.ExitStack() as ours:
+            owner = os.pidfd_open(owner_pid)
+            ours.callback(os.close, owner)
+            lock = folders.make(folder)
+            ours.callback(os.close, lock)
+            listener = ours.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET))
+            listener.bind(str(folder / folders.SOCKET))
+            listener.listen(_BACKLOG)
+            return _start_janitor(folder, owner, listener, lock, lingers=owner_pid != os.getpid())
+
+
+def _start_janitor(
+    folder: Path, owner: int, listener: socket.socket, lock: int, *, lingers: bool
+) -> subprocess.Popen[bytes]:
+    descriptors = (owner, listener.fileno(), lock)
+    arguments = [
+        str(folder),
+        *map(str, descriptors),
+        "lingers" if lingers else "ends",
+        str(Path(__file__).resolve().parents[2]),
+    ]
+    return subprocess.Popen(
+        [sys.executable, "-I", "-S", "-X", "utf8", "-c", _START, *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        pass_fds=descriptors,
+        env={"PATH": os.defpath},
+        cwd="/",
+        start_new_session=True,  # a Ctrl-C on the terminal is pytest's to handle
+    )
+
+
+def connect(folder: Path) -> Connection:
+    """Return a connection to the run of *folder*.
+
+    Raises EngineError where nobody answers, and what kept the run from beginning where that is known.
+    """
+    channel = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    try:
+        channel.connect(str(folder / folders.SOCKET))
+    except OSError as error:
+        channel.close()
+        raise folders.refusal(folder) or EngineError(
+            f"no supervisor answers for the run in {folder}",
+            seen=str(error),
+            mend="start the test run again; `pytest-containers prune` removes what is left of this one",
+        ) from error
+    with contextlib.ExitStack() as undo:
+        connection = Connection(channel)
+        undo.callback(connection.close)
+        me = os.pidfd_open(os.getpid())
+        try:
+            connection.ask(messages.Hello(version=messages.VERSION), (me,))
+        except EngineError as error:
+            raise folders.refusal(folder) or error from None
+        finally:
+            os.close(me)
+        undo.pop_all()
+    return connection
+
+
+class _Waiting(NamedTuple):
+    request: messages.Request[object]
+    future: Future[tuple[object, list[int]]]
+
+    def answer(self, plain: object, descriptors: list[int]) -> None:
+        try:
+            if isinstance(plain, ContainersError):
+                raise plain
+            self.future.set_result((messages.decode(self.request.answer, plain), descriptors))
+        except Exception as error:  # noqa: BLE001 - it is the asking thread's to handle
+            self.future.set_exception(error)
+
+
+class Connection:
+    """One client's way to the supervisor. Made by `connect`; what it creates ends with it."""
+
+    def __init__(self, channel: socket.socket) -> None:
+        self._channel = channel
+        self._lock = threading.Lock()
+        self._number = 0
+        self._waiting: dict[int, _Waiting] = {}
+        self._ended = False
+        self._reader = threading.Thread(target=self._read, name="containers", daemon=True)
+        self._reader.start()
+        os.register_at_fork(after_in_child=self._forget)
+
+    def _forget(self) -> None:
+        self._ended = True
+        self._channel.close()
+
+    def post(
+        self, request: messages.Request[Answer], descriptors: Sequence[int] = ()
+    ) -> Future[tuple[Answer, list[int]]]:
+        """Send *request*; the future brings the answer and the descriptors, then the caller's.
+
+        It raises the error that the supervisor answers, EngineError where it is gone.
+        """
+        future: Future[tuple[Answer, list[int]]] = Future()
+        with self._lock:
+            if self._ended:
+                raise _gone()
+            self._number += 1
+            self._waiting[self._number] = _Waiting(
+                cast(messages.Request[object], request), cast("Future[tuple[object, list[int]]]", future)
+            )
+            try:
+                messages.send(self._channel, messages.message(self._number, request), descriptors)
+            except OSError as error:
+                del self._waiting[self._number]
+                raise _gone() from error
+        return future
+
+    def ask(
+        self, request: messages.Request[Answer], descriptors: Sequence[int] = ()
+    ) -> tuple[Answer, list[int]]:
+        """Return what `post` promises, when it is there."""
+        return self.post(request, descriptors).result()
+
+    def tell(self, request: messages.Request[Answer], descriptors: Sequence[int] = ()) -> Answer:
+        """Return the answer to *request*, for those that bring no descriptors."""
+        answer, received = self.ask(request, descriptors)
+        for descriptor in received:
+            os.close(descriptor)
+        return answer
+
+    def _read(self) -> None:
+        while True:
+            try:
+                content, descriptors = messages.receive(self._channel)
+                if not content:
+                    break
+                number, plain = messages.parse(content)
+            except (OSError, ContainersError):
+                break
+            waiting = self._waiting.pop(number, None)
+            if waiting is not None:
+                waiting.answer(plain, descriptors)
+        with self._lock:
+            self._ended = True
+            lost, self._waiting = self._waiting, {}
+        for waiting in lost.values():
+            waiting.future.set_exception(_gone())
+
+    def close(self) -> None:
+        """End the connection, and with it what it owns; doing so twice is allowed."""
+        self._ended = True
+        try:
+            self._channel.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            return
+        self._reader.join()
+        self._channel.close()
+
+
+def _gone() -> EngineError:
+    return EngineError(
+        "the run's supervisor is gone, and all its containers with it",
+        seen="its socket is closed",
+        mend="look for a kill or an out-of-memory end in the system's log; its own last words are on stderr",
+    )

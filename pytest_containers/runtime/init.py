@@ -1,0 +1,240 @@
+"""The child's side of the start recipe: from the first moment in new namespaces to the exec (floor 1).
+
+`enter` reads from top to bottom in the order the kernel needs; each step has a name, which an
+error carries to the parent. Everything is imported before: after the pivot the standard library
+is out of reach. Defaults are Docker's, item by item.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Final, NoReturn
+
+from pytest_containers.errors import ContainersError, StartError
+from pytest_containers.runtime import process, syscalls, transfer
+from pytest_containers.runtime.bundle import Bundle
+from pytest_containers.runtime.network import veth
+from pytest_containers.runtime.snapshot import DEVICES, Ground, Snapshot
+
+__all__ = ["enter"]
+
+_SECURE: Final = syscalls.MS_NOSUID | syscalls.MS_NODEV | syscalls.MS_NOEXEC
+_KEPT: Final = os.ST_RDONLY | os.ST_NOSUID | os.ST_NODEV | os.ST_NOEXEC  # each has the number of its MS_
+_MESSAGE_BYTES: Final = 1 << 16
+_FILES: Final = 4
+
+# https://github.com/moby/moby/blob/v28.0.0/daemon/pkg/oci/defaults.go, "ReadonlyPaths"
+_READ_ONLY: Final = tuple(f"/proc/{name}" for name in "bus fs irq sys sysrq-trigger".split())
+_LINKS: Final = (
+    ("/proc/self/fd", "fd"),
+    ("/proc/self/fd/0", "stdin"),
+    ("/proc/self/fd/1", "stdout"),
+    ("/proc/self/fd/2", "stderr"),
+    ("/proc/kcore", "core"),
+    ("pts/ptmx", "ptmx"),
+)
+
+
+_ASKED_FOR_BY: Final[Mapping[str, str]] = {
+    "tmpfs": "tmpfs=",
+    "binds: attach": "volumes=",
+    "files": "files=",
+}
+
+
+def enter(bundle: Bundle, snapshot: Snapshot, ground: Ground, *, last_capability: int) -> NoReturn:
+    """Make the world of *bundle* and become its first process; never returns.
+
+    Descriptors 0 to 3 (and 4: a tar of files to write) are in their places already. The parent
+    sends one message, the network's configuration, when our interface exists.
+    """
+    root = snapshot.root
+    trees: list[tuple[int, str, bool]] = []
+    step = "begin"
+
+    def at(name: str, action: Callable[[], object]) -> None:
+        nonlocal step
+        step = name
+        action()
+
+    try:
+        at("binds: detach from the host's files", lambda: trees.extend(_detach(bundle)))
+        at("proc", lambda: syscalls.mount("proc", f"{root}/proc", "proc", _SECURE))
+        at("dev", lambda: _dev(root, ground))
+        at("sys", lambda: _sys(root, bundle))
+        at("etc", lambda: _etc(root, snapshot))
+        at("pivot", lambda: _pivot(root))
+        at("hostname", lambda: socket.sethostname(bundle.hostname))
+        at("network: wait for the interface", _network)
+        at("network: sysctls", _sysctls)
+        at("tmpfs", lambda: _tmpfs(bundle))
+        at("binds: attach", lambda: _attach(trees))
+        at("files", _files)
+        at("masked and read-only paths", lambda: None if bundle.privileged else _mask(ground))
+        at("read-only root", lambda: _seal(bundle))
+        # Control groups and seccomp have their places here: the parent puts us into the group
+        # before the exec, the filter is the last thing before it (runtime-spec, "Lifecycle").
+        at("process", lambda: process.become(bundle.process, last_capability=last_capability))
+    except ContainersError as error:
+        process.fail(error)
+    except BaseException as error:  # noqa: BLE001 - the parent tells the world; we must not run on
+        process.fail(_failed(step, error))
+    os._exit(125)
+
+
+def _failed(step: str, error: BaseException) -> StartError:
+    """Return what went wrong at *step*, with the argument that most likely asks for it."""
+    argument = _ASKED_FOR_BY.get(step)
+    mend = "`pytest-containers doctor` tests what a start needs of this machine"
+    if argument and isinstance(error, OSError):
+        mend = f"check the paths of {argument}: folders are made where missing, and no file may be in the way"
+    return StartError(
+        f"the start failed at step {step!r}", seen=f"{type(error).__name__}: {error}", mend=mend
+    )
+
+
+def _network() -> None:
+    """Wait until the parent has made our interface; it sends the messages that configure it."""
+    veth.configure(os.read(process.SYNC, _MESSAGE_BYTES))
+
+
+def _detach(bundle: Bundle) -> list[tuple[int, str, bool]]:
+    """Take a detached copy of each bind's source while the host's files can be named (open_tree(2))."""
+    found: list[tuple[int, str, bool]] = []
+    for bind in bundle.binds:
+        try:
+            found.append((syscalls.open_tree(bind.source, recursive=True), bind.target, bind.read_only))
+        except OSError as error:
+            raise StartError(
+                f"no {bind.source} on the host to mount at {bind.target}",
+                seen=str(error),
+                mend="make it first, or drop it from volumes=",
+            ) from error
+    return found
+
+
+def _dev(root: str, ground: Ground) -> None:
+    """Lay out /dev (runtime-spec, config-linux.md, "Default Devices" and "Dev symbolic links").
+
+    The nodes are binds onto a mount that refuses devices, so that what mknod(2) makes here opens
+    nothing: there is no devices cgroup to say so (fs/namei.c, may_open_dev).
+    """
+    dev = f"{root}/dev"
+    syscalls.mount("tmpfs", dev, "tmpfs", syscalls.MS_NOSUID | syscalls.MS_NODEV, "mode=0755,size=64m")
+    for name in DEVICES:
+        os.close(os.open(f"{dev}/{name}", os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o666))
+        syscalls.mount(f"{ground.devices}/{name}", f"{dev}/{name}", None, syscalls.MS_BIND)
+    for text, name in _LINKS:
+        os.symlink(text, f"{dev}/{name}")
+    for name in ("pts", "shm", "mqueue"):
+        os.mkdir(f"{dev}/{name}", 0o755)
+    options = "newinstance,ptmxmode=0666,mode=0620,gid=5"
+    syscalls.mount("devpts", f"{dev}/pts", "devpts", syscalls.MS_NOSUID | syscalls.MS_NOEXEC, options)
+    syscalls.mount("shm", f"{dev}/shm", "tmpfs", _SECURE, "mode=1777,size=64m")
+    with suppress(OSError):  # POSIX message queues are a kernel option (mq_overview(7))
+        syscalls.mount("mqueue", f"{dev}/mqueue", "mqueue", _SECURE)
+
+
+def _sys(root: str, bundle: Bundle) -> None:
+    flags = _SECURE | (0 if bundle.privileged else syscalls.MS_RDONLY)
+    syscalls.mount("sysfs", f"{root}/sys", "sysfs", flags)
+    with suppress(OSError):  # a kernel without the unified hierarchy (cgroups(7))
+        syscalls.mount("cgroup2", f"{root}/sys/fs/cgroup", "cgroup2", flags)
+
+
+def _etc(root: str, snapshot: Snapshot) -> None:
+    """Bind the container's own hosts, hostname and resolv.conf: no commit carries them along."""
+    for name in ("hosts", "hostname", "resolv.conf"):
+        syscalls.mount(f"{snapshot.etc}/{name}", f"{root}/etc/{name}", None, syscalls.MS_BIND)
+
+
+def _pivot(root: str) -> None:
+    """Make *root* all there is: the old root lies on top and is taken off (pivot_root(2), NOTES)."""
+    os.chdir(root)
+    syscalls.pivot_root(".", ".")
+    syscalls.umount(".", syscalls.MNT_DETACH)
+    os.chdir("/")
+
+
+def _sysctls() -> None:
+    """Open low ports and ping to every user, as Docker does in its network namespaces (ip-sysctl)."""
+    for name, text in (("ip_unprivileged_port_start", b"0"), ("ping_group_range", b"0 2147483647")):
+        descriptor = os.open(f"/proc/sys/net/ipv4/{name}", os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.write(descriptor, text)
+        finally:
+            os.close(descriptor)
+
+
+def _tmpfs(bundle: Bundle) -> None:
+    for target, size_bytes in bundle.tmpfs.items():
+        os.makedirs(target, mode=0o755, exist_ok=True)
+        size = f",size={size_bytes}" if size_bytes else ""
+        syscalls.mount("tmpfs", target, "tmpfs", syscalls.MS_NOSUID | syscalls.MS_NODEV, f"mode=1777{size}")
+
+
+def _attach(trees: list[tuple[int, str, bool]]) -> None:
+    """Attach the binds. We have pivoted, so a hostile symbolic link in *target* stays inside."""
+    for tree, target, read_only in trees:
+        if os.path.isdir(f"/proc/self/fd/{tree}"):
+            os.makedirs(target, mode=0o755, exist_ok=True)
+        elif not os.path.exists(target):
+            os.makedirs(os.path.dirname(target), mode=0o755, exist_ok=True)
+            os.close(os.open(target, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o644))
+        left = _restrict(tree, syscalls.MS_NODEV | (syscalls.MS_RDONLY if read_only else 0))
+        syscalls.attach_tree(tree, target)
+        if left:
+            _remount(target, left)
+
+
+def _restrict(tree: int, flags: int) -> int:
+    """Add *flags* to what a bind will show; return those that a remount must set, none since Linux 5.12.
+
+    Mounts below have them as well then. What the host forbids there stays forbidden either way.
+    """
+    try:
+        syscalls.restrict_tree(tree, flags)
+    except OSError as error:
+        if error.errno != errno.ENOSYS:
+            raise
+        return flags | os.fstatvfs(tree).f_flag & _KEPT
+    return 0
+
+
+def _files() -> None:
+    """Unpack the tar at descriptor 4, where the parent has put one."""
+    try:
+        os.fstat(_FILES)
+    except OSError:
+        return
+    with os.fdopen(_FILES, "rb") as tar:
+        transfer.unpack("/", tar)
+
+
+def _remount(path: str, flags: int) -> None:
+    syscalls.mount("none", path, None, syscalls.MS_REMOUNT | syscalls.MS_BIND | flags)
+
+
+def _mask(ground: Ground) -> None:
+    """Hide what tells of the host, and make the rest of /proc's levers read-only."""
+    for path in ground.masked:
+        if os.path.isdir(path):
+            syscalls.mount("tmpfs", path, "tmpfs", syscalls.MS_RDONLY, "size=0k,nr_inodes=1")
+        elif os.path.exists(path):  # the namespace may show less than the host
+            syscalls.mount("/dev/null", path, None, syscalls.MS_BIND)
+    for path in _READ_ONLY:
+        if os.path.exists(path):
+            syscalls.mount(path, path, None, syscalls.MS_BIND | syscalls.MS_REC)
+            _remount(path, _SECURE | syscalls.MS_RDONLY)
+
+
+def _seal(bundle: Bundle) -> None:
+    if bundle.read_only:
+        _remount("/", syscalls.MS_RDONLY | syscalls.MS_NODEV)
+    elif bundle.privileged:
+        _remount("/", 0)
+        _remount("/dev", syscalls.MS_NOSUID)

@@ -1,0 +1,275 @@
+"""What the supervisor answers to each request (floor 1)."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import BinaryIO, Final
+
+from pytest_containers.errors import EngineError, SpecInvalid, StartError
+from pytest_containers.runtime import difference, join, messages, snapshot, sockets, transfer, volumes
+from pytest_containers.runtime.bundle import bundle, process
+from pytest_containers.runtime.loop import Recipe, Wait
+from pytest_containers.runtime.sandbox import Run, Sandbox, remove, start
+from pytest_containers.spec import ExecSpec
+
+__all__ = ["Answered", "Owner", "Requests"]
+
+_ID_BYTES: Final = 32
+_DEFAULT: Final = "default"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answered:
+    """An answer and the descriptors that go with it; they stay the supervisor's own."""
+
+    noun: object
+    descriptors: tuple[int, ...] = ()
+
+
+class Owner:
+    """What one connection made, to be torn down at its end.
+
+    Networks are the connection's own: two workers of one run may both have a network "default"
+    with a container "redis" on it, and neither sees the other's.
+    """
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.containers: set[str] = set()
+        self.networks: dict[str, str] = {}
+
+
+class Requests:
+    """The containers and networks of a run, by id and by name."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._sandboxes: dict[str, Sandbox] = {}
+        self._run_owner = Owner(0)
+
+    def answer(
+        self, request: messages.Request[object], descriptors: list[int], owner: Owner
+    ) -> Recipe[Answered]:
+        """Carry out *request* for *owner*. Raises the errors it documents."""
+        match request:
+            case messages.Create():
+                return self._create(request, descriptors, owner)
+            case messages.Start():
+                return (yield from self._start(request))
+            case messages.ExecRequest():
+                return (yield from self._exec(request, descriptors))
+            case messages.Read() | messages.Write() | messages.Changes() | messages.Layer():
+                return (yield from self._files(request, descriptors))
+            case messages.State():
+                return Answered(noun=self._known(request.id).state)
+            case messages.Signal():
+                sandbox = self._known(request.id)
+                sandbox.reap()
+                sandbox.kill(request.number)
+            case messages.Listening():
+                return Answered(noun=_listening(self._known(request.id)))
+            case messages.Publish():
+                endpoint = self._known(request.id).endpoint
+                with socket.socket(fileno=os.dup(descriptors[0])) as listener:
+                    self._run.switch.publish(endpoint, request.port, listener)
+            case messages.Remove():
+                owner.containers.discard(request.id)
+                yield from self._abandon(request.id)
+            case messages.CreateNetwork():
+                if request.name in owner.networks:
+                    raise SpecInvalid(f"network {request.name} is there already", mend="choose another name")
+                return Answered(noun=self._create_network(owner, request.name, internal=request.internal))
+            case messages.RemoveNetwork():
+                self._run.switch.remove(self._network(owner, request.name))
+                del owner.networks[request.name]
+            case _:
+                raise EngineError(f"nobody answers {type(request).__name__}")
+        return Answered(noun=messages.Done())
+
+    def _known(self, container_id: str) -> Sandbox:
+        try:
+            return self._sandboxes[container_id]
+        except KeyError:
+            raise EngineError(
+                f"no container {container_id[:12]}",
+                seen="it was removed",
+                mend="do not use it after its scope",
+            ) from None
+
+    def _create_network(self, owner: Owner, name: str, *, internal: bool) -> messages.NetworkCreated:
+        key = f"{name}.{owner.number}"
+        subnet = self._run.switch.create(key, internal=internal)
+        owner.networks[name] = key
+        return messages.NetworkCreated(subnet=str(subnet))
+
+    def _network(self, owner: Owner, name: str) -> str:
+        """Return what the switch calls the owner's network *name*; "default" is made when it is wanted."""
+        if name == _DEFAULT and name not in owner.networks:
+            self._create_network(owner, name, internal=False)
+            if owner is self._run_owner:
+                self._run.switch.share(owner.networks[name])
+        if name not in owner.networks:
+            known = ", ".join(sorted(owner.networks)) or "none"
+            raise SpecInvalid(f"there is no network {name}", seen=f"networks: {known}", mend="make it first")
+        return owner.networks[name]
+
+    def _create(self, request: messages.Create, descriptors: list[int], owner: Owner) -> Answered:
+        spec = request.spec
+        if spec.lifetime == "run":
+            owner = self._run_owner
+        for known in (self._sandboxes[one] for one in owner.containers):
+            if known.spec.name == spec.name and known.spec.network == spec.network:
+                if spec.lifetime == "run":
+                    return _created(known, found=True)
+                raise SpecInvalid(
+                    f"container {spec.name} is there already",
+                    seen=f"it is {known.state.status}, on network {spec.network}",
+                    mend="choose another name=, or remove() that one first",
+                )
+        container_id = os.urandom(_ID_BYTES).hex()
+        wanted = bundle(spec, request.config, container_id, held=self._run.held_capabilities)
+        with contextlib.ExitStack() as undo:
+            endpoint = self._run.switch.endpoint(self._network(owner, spec.network))
+            undo.callback(self._run.switch.release, endpoint)
+            disk = os.path.join(self._run.folder, "disk", container_id[:12]) if spec.storage == "disk" else ""
+            files = snapshot.prepare(self._run.ground, container_id[:12], request.layers, disk=disk)
+            undo.callback(snapshot.discard, files)
+            sandbox = Sandbox(self._run, container_id, spec, wanted, files, endpoint)
+            undo.pop_all()
+        with contextlib.ExitStack() as undo:
+            undo.callback(sandbox.close)
+            _write_etc(sandbox)
+            self._run.switch.name(endpoint, _names(sandbox))
+            undo.pop_all()
+        sandbox.seed = os.dup(descriptors[0]) if descriptors else -1
+        self._sandboxes[container_id] = sandbox
+        owner.containers.add(container_id)
+        return _created(sandbox, found=False)
+
+    def _start(self, request: messages.Start) -> Recipe[Answered]:
+        sandbox = self._known(request.id)
+        while sandbox.starting:  # another worker's start of a container of the run
+            yield Wait(sandbox.turn)
+            sandbox = self._known(request.id)  # it may have been removed meanwhile
+        if sandbox.state.status != "running":
+            sandbox.starting = True
+            os.eventfd_read(sandbox.turn)
+            try:
+                yield from volumes.seed(sandbox)
+                yield from start(sandbox)
+            finally:
+                sandbox.starting = False
+                os.eventfd_write(sandbox.turn, 1)
+        # A process that has ended already left no pidfd; its state says so.
+        pidfds = (sandbox.child.pidfd,) if sandbox.child else ()
+        return Answered(noun=messages.Started(started_at=sandbox.started_at), descriptors=pidfds)
+
+    def _exec(self, request: messages.ExecRequest, descriptors: list[int]) -> Recipe[Answered]:
+        sandbox = self._known(request.id)
+        spec = ExecSpec(argv=request.argv, user=request.user, workdir=request.workdir, env=request.env)
+        wanted = process(spec, sandbox.bundle.process)
+        stdin, stdout, stderr = descriptors
+        try:
+            code = yield from join.execute(sandbox, wanted, (stdin, stdout, stderr), request.timeout_s)
+        except StartError as error:
+            return Answered(noun=messages.Exited(exit_code=error.exit_code, reason=str(error)))
+        except TimeoutError:
+            return Answered(noun=messages.Exited(exit_code=-1))
+        return Answered(noun=messages.Exited(exit_code=code))
+
+    def _files(
+        self,
+        request: messages.Read | messages.Write | messages.Changes | messages.Layer,
+        descriptors: list[int],
+    ) -> Recipe[Answered]:
+        sandbox = self._known(request.id)
+        files = sandbox.snapshot
+        match request:
+            case messages.Read(path=path):
+                action = partial(_into, descriptors[0], partial(transfer.pack, path))
+                yield from join.within(sandbox, action, enter=partial(join.join, sandbox))
+            case messages.Write(folder=folder):
+                action = partial(_out_of, descriptors[0], partial(transfer.unpack, folder))
+                yield from join.within(sandbox, action, enter=partial(join.join, sandbox))
+            case messages.Layer():
+                action = partial(_into, descriptors[0], partial(difference.write_layer, files.upper))
+                yield from join.within(sandbox, action, enter=None)
+            case messages.Changes():
+                return (yield from self._changes(sandbox))
+        return Answered(noun=messages.Done())
+
+    def _changes(self, sandbox: Sandbox) -> Recipe[Answered]:
+        files = sandbox.snapshot
+        with os.fdopen(os.memfd_create("changes", os.MFD_CLOEXEC), "w+b") as found:
+
+            def write() -> None:
+                found.write(json.dumps(difference.changes(files.upper, files.lowers)).encode())
+                found.flush()
+
+            yield from join.within(sandbox, write, enter=None)
+            found.seek(0)
+            rows = json.loads(found.read())
+        return Answered(noun=messages.decode(messages.Changed, {"changes": rows}))
+
+    def _abandon(self, container_id: str) -> Recipe[None]:
+        """End a container and forget it; nothing happens where that is done already."""
+        sandbox = self._sandboxes.pop(container_id, None)
+        if sandbox is not None:
+            self._run_owner.containers.discard(container_id)
+            yield from remove(sandbox)
+
+    def release(self, owner: Owner) -> Recipe[None]:
+        """Tear down all that *owner* made."""
+        for container_id in tuple(owner.containers):
+            yield from self._abandon(container_id)
+        for key in owner.networks.values():
+            self._run.switch.remove(key)
+
+
+def _created(sandbox: Sandbox, *, found: bool) -> Answered:
+    noun = messages.Created(id=sandbox.id, ip=sandbox.endpoint.ip, found=found)
+    return Answered(noun=noun, descriptors=(sandbox.log,))
+
+
+def _listening(sandbox: Sandbox) -> messages.Ports:
+    pid = sandbox.child.pid if sandbox.state.status == "running" and sandbox.child else 0
+    ports = sockets.bound_ports(pid) if pid else frozenset()
+    return messages.Ports(ports=tuple(str(port) for port in sorted(ports)))
+
+
+def _names(sandbox: Sandbox) -> tuple[str, ...]:
+    """Return what peers may call a container: its name, its aliases, its host name, its short id."""
+    wanted = (sandbox.spec.name, *sandbox.spec.aliases, sandbox.bundle.hostname, sandbox.id[:12])
+    return tuple(dict.fromkeys(name.lower() for name in wanted))
+
+
+def _write_etc(sandbox: Sandbox) -> None:
+    """Write the files that the start recipe binds over the image's (hosts(5), resolv.conf(5))."""
+    endpoint, hostname = sandbox.endpoint, sandbox.bundle.hostname
+    own = " ".join(dict.fromkeys((hostname, sandbox.spec.name)))
+    contents = {
+        "hosts": f"127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n{endpoint.ip} {own}\n",
+        "hostname": f"{hostname}\n",
+        "resolv.conf": f"nameserver {endpoint.gateway}\nsearch .\n",
+    }
+    for name, text in contents.items():
+        path = os.path.join(sandbox.snapshot.etc, name)
+        with open(path, "w", encoding="ascii", errors="replace") as file:
+            file.write(text)
+        os.chmod(path, 0o644)
+
+
+def _into(descriptor: int, action: Callable[[BinaryIO], None]) -> None:
+    with os.fdopen(descriptor, "wb") as out:
+        action(out)
+
+
+def _out_of(descriptor: int, action: Callable[[BinaryIO], None]) -> None:
+    with os.fdopen(descriptor, "rb") as source:
+        action(source)

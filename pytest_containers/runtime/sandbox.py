@@ -1,0 +1,231 @@
+"""One container as the supervisor sees it, and the parent's side of the start recipe (floor 1)."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from pytest_containers.errors import ContainersError, EngineError
+from pytest_containers.runtime import init, logs, process, snapshot, syscalls
+from pytest_containers.runtime.bundle import Bundle
+from pytest_containers.runtime.loop import Loop, Recipe, Wait
+from pytest_containers.runtime.messages import parse
+from pytest_containers.runtime.network import veth
+from pytest_containers.runtime.network.addresses import Endpoint
+from pytest_containers.runtime.network.switch import Switch
+from pytest_containers.runtime.snapshot import Ground, Snapshot
+from pytest_containers.spec import ContainerSpec, ContainerState, ExitStatus, Stream
+
+__all__ = ["Run", "Sandbox", "discard_child", "raise_if_failed", "remove", "start", "wait_for"]
+
+_NAMESPACES: Final = (
+    syscalls.CLONE_NEWNS
+    | syscalls.CLONE_NEWUTS
+    | syscalls.CLONE_NEWIPC
+    | syscalls.CLONE_NEWPID
+    | syscalls.CLONE_NEWNET
+    | syscalls.CLONE_NEWCGROUP
+)
+_MESSAGE_BYTES: Final = 1 << 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """What every sandbox of the run shares."""
+
+    folder: str
+    loop: Loop
+    switch: Switch
+    ground: Ground
+    last_capability: int
+    held_capabilities: int
+
+
+class Sandbox:
+    """A container: its files and its address for as long as it is known, its process while it runs."""
+
+    def __init__(
+        self,
+        run: Run,
+        container_id: str,
+        spec: ContainerSpec,
+        bundle: Bundle,
+        files: Snapshot,
+        endpoint: Endpoint,
+    ) -> None:
+        self.run = run
+        self.id = container_id
+        self.spec = spec
+        self.bundle = bundle
+        self.snapshot = files
+        self.endpoint = endpoint
+        self.log = logs.create_log(run.folder)
+        self.seed = -1
+        self.starting = False
+        # Readable while nobody is starting it (eventfd(2)).
+        self.turn = os.eventfd(1, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self.child: syscalls.Child | None = None
+        self.exit: ExitStatus | None = None
+        self.started_at = 0.0
+        self.finished_at = 0.0
+        self._writer = logs.LogWriter(self.log)
+        self._pipes: dict[int, Callable[[], None]] = {}
+
+    @property
+    def state(self) -> ContainerState:
+        """The state as it is now; an end nobody has looked at yet is looked at first."""
+        self.reap()
+        status = "running" if self.child else "exited" if self.exit else "created"
+        return ContainerState(
+            status=status,  # type: ignore[arg-type]  # mypy widens the literals
+            exit=self.exit,
+            started_at=self.started_at,
+            finished_at=self.finished_at,
+        )
+
+    def follow(self, pipes: tuple[tuple[int, Stream], ...]) -> None:
+        """Move what the pipes bring into the log until their ends."""
+        for pipe, stream in pipes:
+
+            def drain(pipe: int = pipe, stream: Stream = stream) -> None:
+                if self._writer.drain(pipe, stream):
+                    self._end_pipe(pipe)
+
+            self._pipes[pipe] = drain
+            self.run.loop.watch(pipe, drain)
+
+    def _end_pipe(self, pipe: int) -> None:
+        drain = self._pipes.pop(pipe)
+        self.run.loop.forget(pipe, drain)
+        os.close(pipe)
+
+    def born(self, child: syscalls.Child) -> None:
+        """Note that the first process runs."""
+        self.child, self.exit = child, None
+        self.started_at, self.finished_at = time.time(), 0.0
+        self.run.loop.watch(child.pidfd, self.reap)
+
+    def reap(self) -> None:
+        """Collect the first process if it has ended, and the last of its output."""
+        if self.child is None:
+            return
+        status = wait_for(self.child.pidfd)
+        if status is None:
+            return
+        self.run.loop.forget(self.child.pidfd, self.reap)
+        self.run.loop.close(self.child.pidfd)
+        self.child, self.exit, self.finished_at = None, status, time.time()
+        # With pid 1 all processes of the namespace are dead, so the pipes hold the last of it.
+        for pipe, drain in tuple(self._pipes.items()):
+            drain()
+            if pipe in self._pipes:  # a descriptor went out of the container; Docker waits no more either
+                self._end_pipe(pipe)
+
+    def kill(self, number: int) -> None:
+        """Signal the first process; one that has ended is left in peace."""
+        if self.child is not None:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self.child.pidfd, number)
+
+    def forget_seed(self) -> None:
+        """Close the tar of files that the first start has written."""
+        if self.seed >= 0:
+            os.close(self.seed)
+        self.seed = -1
+
+    def close(self) -> None:
+        """Drop the files, the log and the address; the process must have ended."""
+        for pipe in tuple(self._pipes):
+            self._end_pipe(pipe)
+        self.forget_seed()
+        os.close(self.log)
+        self.run.loop.close(self.turn)
+        snapshot.discard(self.snapshot)
+        self.run.switch.release(self.endpoint)
+
+
+def wait_for(pidfd: int) -> ExitStatus | None:
+    """Reap the child behind *pidfd*; None while it runs (waitid(2), P_PIDFD)."""
+    seen = os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG)
+    if seen is None:
+        return None
+    if seen.si_code == os.CLD_EXITED:
+        return ExitStatus(code=seen.si_status)
+    return ExitStatus(code=128 + seen.si_status, signal=seen.si_status)
+
+
+def discard_child(child: syscalls.Child) -> None:
+    """Kill and reap a child that nobody needs any more."""
+    with contextlib.suppress(ProcessLookupError):
+        signal.pidfd_send_signal(child.pidfd, signal.SIGKILL)
+    os.waitid(os.P_PIDFD, child.pidfd, os.WEXITED)
+    os.close(child.pidfd)
+
+
+def raise_if_failed(ours: socket.socket) -> None:
+    """Raise what the child wrote before its end; the exec's silence is success."""
+    news = ours.recv(_MESSAGE_BYTES)
+    if news:
+        _, error = parse(b'{"id":0,"error":' + news + b"}")
+        raise error if isinstance(error, ContainersError) else EngineError("a child spoke in riddles")
+
+
+def _pipe(undo: contextlib.ExitStack, theirs: contextlib.ExitStack) -> tuple[int, int]:
+    """Return a pipe's two ends; the reading one does not block."""
+    ours, other = os.pipe2(os.O_CLOEXEC)
+    os.set_blocking(ours, False)
+    undo.callback(os.close, ours)
+    theirs.callback(os.close, other)
+    return ours, other
+
+
+def start(sandbox: Sandbox) -> Recipe[None]:
+    """Run the first process: clone into fresh namespaces, give it a network, wait for its exec.
+
+    Parent and child meet twice: the child waits for the network's configuration before it goes
+    on, the parent for the end of the socket, which the exec itself closes.
+    """
+    run = sandbox.run
+    with contextlib.ExitStack() as scope, contextlib.ExitStack() as undo:
+        theirs = scope.enter_context(contextlib.ExitStack())
+        ours, sync = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        scope.enter_context(ours)
+        theirs.enter_context(sync)
+        out, out_theirs = _pipe(undo, theirs)
+        err, err_theirs = _pipe(undo, theirs)
+        null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+        theirs.callback(os.close, null)
+        if sandbox.seed >= 0:
+            os.lseek(sandbox.seed, 0, os.SEEK_SET)
+        child = syscalls.clone(_NAMESPACES)
+        if child.pid == 0:
+            process.take_descriptors(null, out_theirs, err_theirs, sync.fileno(), sandbox.seed)
+            init.enter(sandbox.bundle, sandbox.snapshot, run.ground, last_capability=run.last_capability)
+        undo.callback(discard_child, child)
+        theirs.close()
+        run.switch.attach(sandbox.endpoint, child.pid)
+        # A child that failed before this has its reason in the socket already.
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            ours.send(veth.configuration(sandbox.endpoint))
+        yield Wait(ours.fileno())
+        raise_if_failed(ours)
+        sandbox.follow(((out, "stdout"), (err, "stderr")))
+        sandbox.born(child)
+        undo.pop_all()
+    sandbox.forget_seed()
+
+
+def remove(sandbox: Sandbox) -> Recipe[None]:
+    """Kill what runs, wait for its end, and drop the rest; a start under way is let through first."""
+    while sandbox.starting:
+        yield Wait(sandbox.turn)
+    sandbox.kill(signal.SIGKILL)
+    while sandbox.state.status == "running" and sandbox.child is not None:
+        yield Wait(sandbox.child.pidfd)
+    sandbox.close()

@@ -1,0 +1,211 @@
+"""A container's copy-on-write files: overlayfs over shared, read-only layers (floor 1).
+
+All mounts are made in the supervisor's own mount namespace and end with it. Every container has
+a tmpfs of its own for what it writes, so that dropping it is one umount(2), however many files
+there are. Between the image and the container's own layer lies the *init layer*: the places that
+the start recipe mounts over (/dev, /etc/hosts, ...) as real folders and files, so that an image
+can neither lack them nor lead them elsewhere by a symbolic link, and a commit never sees them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import glob
+import os
+import shutil
+import stat
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final
+
+from pytest_containers.errors import HostError
+from pytest_containers.runtime import syscalls
+
+__all__ = ["DEVICES", "Ground", "Snapshot", "discard", "lay_ground", "prepare"]
+
+_INIT_FOLDERS: Final = ("dev", "proc", "sys", "etc")
+_INIT_FILES: Final = ("etc/hosts", "etc/hostname", "etc/resolv.conf")
+# runtime-spec, config-linux.md, "Default Devices"; numbers from the kernel's admin-guide/devices.txt.
+DEVICES: Final = MappingProxyType(
+    {"null": (1, 3), "zero": (1, 5), "full": (1, 7), "random": (1, 8), "urandom": (1, 9), "tty": (5, 0)}
+)
+# https://github.com/moby/moby/blob/v28.0.0/daemon/pkg/oci/defaults.go, "MaskedPaths"
+_MASKED: Final = (
+    *(f"/proc/{name}" for name in "acpi asound interrupts kcore keys latency_stats".split()),
+    *(f"/proc/{name}" for name in "sched_debug scsi timer_list timer_stats".split()),
+    "/sys/firmware",
+    "/sys/devices/virtual/powercap",
+)
+_THERMAL: Final = "/sys/devices/system/cpu/cpu[0-9]*/thermal_throttle"
+_PAGE_BYTES: Final = 4096
+# redirect_dir and metacopy off: the upper folder must be a complete diff of the image, and
+# metacopy must not be used with untrusted layers (overlayfs.rst, "Metadata only copy up").
+_FEATURES: Final = (("redirect_dir", "off"), ("index", "off"), ("metacopy", "off"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ground:
+    """What all snapshots of a run stand on: the init layer, the host's root, device nodes, masks."""
+
+    init: str
+    host: str
+    devices: str
+    masked: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """One container's files. *root* is the merged view, *upper* what it changed, *etc* its own files."""
+
+    folder: str
+    root: str
+    upper: str
+    work: str
+    etc: str
+    lowers: tuple[str, ...]
+    disk: str = ""
+
+
+def lay_ground(folder: str) -> Ground:
+    """Mount a tmpfs at *folder* and prepare what every snapshot needs; return where it is.
+
+    A layer that lies on the host's root file system cannot stand beside that same file system in
+    one overlay (ELOOP, "overlapping lowerdir path", fs/overlayfs/super.c). The host's root is
+    therefore seen through an overlay of its own, read-only, unless it is an overlay already:
+    overlays nest two deep (FILESYSTEM_MAX_STACK_DEPTH, include/linux/fs.h).
+    """
+    syscalls.mount("tmpfs", folder, "tmpfs", syscalls.MS_NOSUID | syscalls.MS_NODEV, "mode=0700")
+    init = os.path.join(folder, "init")
+    for name in _INIT_FOLDERS:
+        os.makedirs(os.path.join(init, name), 0o755)
+    for name in _INIT_FILES:
+        os.close(os.open(os.path.join(init, name), os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o644))
+    os.mkdir(os.path.join(folder, "c"))
+    return Ground(
+        init=init,
+        host=_host_layer(folder),
+        devices=_devices(folder),
+        masked=tuple(path for path in (*_MASKED, *glob.glob(_THERMAL)) if os.path.exists(path)),
+    )
+
+
+def _devices(folder: str) -> str:
+    """Make the nodes that every container's /dev shows, on a mount of their own that allows devices."""
+    devices = os.path.join(folder, "devices")
+    os.mkdir(devices)
+    syscalls.mount("tmpfs", devices, "tmpfs", syscalls.MS_NOSUID, "mode=0755,size=64k")
+    for name, (major, minor) in DEVICES.items():
+        node = os.path.join(devices, name)
+        os.mknod(node, stat.S_IFCHR | 0o666, os.makedev(major, minor))
+        os.chmod(node, 0o666)  # noqa: S103 - as everywhere; mknod(2) obeyed the umask
+    return devices
+
+
+def _host_layer(folder: str) -> str:
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as table:
+        over = [line for line in table if line.split()[4] == "/" and " - overlay " in line]
+    if over:
+        return "/"
+    host, empty = os.path.join(folder, "host"), os.path.join(folder, "empty")
+    os.mkdir(host)
+    os.mkdir(empty)
+    syscalls.mount("overlay", host, "overlay", syscalls.MS_RDONLY, f"lowerdir={empty}:/")
+    return host
+
+
+def prepare(
+    ground: Ground, name: str, layers: tuple[str, ...], *, limit_bytes: int = 0, disk: str = ""
+) -> Snapshot:
+    """Mount an empty layer over *layers*, oldest first; return the snapshot.
+
+    *limit_bytes* caps what the container may write in memory (0: half of the machine's, as
+    tmpfs(5) has it). With *disk* what it writes lies in that folder instead. The layer ``/``
+    means the host's root. Raises HostError where the kernel refuses.
+    """
+    folder = os.path.join(os.path.dirname(ground.init), "c", name)
+    os.mkdir(folder)
+    with contextlib.ExitStack() as undo:
+        undo.callback(os.rmdir, folder)
+        size = f",size={limit_bytes}" if limit_bytes else ""
+        syscalls.mount("tmpfs", folder, "tmpfs", syscalls.MS_NODEV, f"mode=0755{size}")
+        undo.callback(syscalls.umount, folder, syscalls.MNT_DETACH)
+        data = disk or folder
+        if disk:
+            os.makedirs(disk, 0o700)
+            undo.callback(shutil.rmtree, disk)
+        snapshot = Snapshot(
+            folder=folder,
+            root=os.path.join(folder, "root"),
+            upper=os.path.join(data, "upper"),
+            work=os.path.join(data, "work"),
+            etc=os.path.join(folder, "etc"),
+            lowers=tuple(ground.host if layer == "/" else layer for layer in layers),
+            disk=disk,
+        )
+        for path in (snapshot.root, snapshot.upper, snapshot.work, snapshot.etc):
+            os.mkdir(path, 0o755)
+        _like_root_of(snapshot)
+        _mount_overlay(snapshot, (*snapshot.lowers, ground.init))
+        undo.pop_all()
+    return snapshot
+
+
+def _like_root_of(snapshot: Snapshot) -> None:
+    """Give the container's / the owner and mode that the image's has: the upper folder decides."""
+    if not snapshot.lowers:
+        return
+    try:
+        seen = os.stat(snapshot.lowers[-1])
+    except OSError as error:
+        raise _refused(snapshot, error) from error
+    os.chown(snapshot.upper, seen.st_uid, seen.st_gid)
+    os.chmod(snapshot.upper, seen.st_mode & 0o7777)
+
+
+def _mount_overlay(snapshot: Snapshot, lowers: tuple[str, ...]) -> None:
+    places = (("upperdir", snapshot.upper), ("workdir", snapshot.work), *_FEATURES)
+    uppermost_first = tuple(("lowerdir+", layer) for layer in reversed(lowers))
+    try:
+        syscalls.fsopen_overlay((*uppermost_first, *places), snapshot.root)
+    except OSError as error:
+        # lowerdir+ came with Linux 6.8, whole fsconfig support with 6.5 (fs/overlayfs/params.c).
+        if error.errno not in (errno.EINVAL, errno.ENOSYS):
+            raise _refused(snapshot, error) from error
+        _mount_overlay_one_page(snapshot, lowers, places)
+
+
+def _mount_overlay_one_page(
+    snapshot: Snapshot, lowers: tuple[str, ...], places: tuple[tuple[str, str], ...]
+) -> None:
+    escaped = (
+        layer.replace("\\", "\\\\").replace(":", "\\:").replace(",", "\\,") for layer in reversed(lowers)
+    )
+    data = "lowerdir=" + ":".join(escaped) + "".join(f",{key}={text}" for key, text in places)
+    if len(os.fsencode(data)) >= _PAGE_BYTES:
+        raise HostError(
+            f"{len(lowers)} layers are too many for mount(2)",
+            seen=f"{len(data)} bytes of options, and the kernel takes {_PAGE_BYTES - 1}",
+            mend="use Linux 6.8 or newer, a store with a shorter path, or an image with fewer layers",
+        )
+    try:
+        syscalls.mount("overlay", snapshot.root, "overlay", syscalls.MS_NODEV, data)
+    except OSError as error:
+        raise _refused(snapshot, error) from error
+
+
+def _refused(snapshot: Snapshot, error: OSError) -> HostError:
+    return HostError(
+        f"no copy-on-write root over {len(snapshot.lowers)} layers",
+        seen=str(error),
+        mend="the kernel's log (dmesg) names the layer; `pytest-containers doctor` tests overlayfs",
+    )
+
+
+def discard(snapshot: Snapshot) -> None:
+    """Take the snapshot out of sight; the kernel frees it when its last user is gone."""
+    syscalls.umount(snapshot.root, syscalls.MNT_DETACH)
+    syscalls.umount(snapshot.folder, syscalls.MNT_DETACH)
+    os.rmdir(snapshot.folder)
+    if snapshot.disk:
+        shutil.rmtree(snapshot.disk, ignore_errors=True)

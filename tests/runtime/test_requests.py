@@ -1,0 +1,272 @@
+"""Laws of a container's files as the test sees them, and of what makes up a commit."""
+
+from __future__ import annotations
+
+import io
+import os
+import tarfile
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import pytest
+
+from pytest_containers.errors import EngineError, PathMissing, SpecInvalid
+from pytest_containers.runtime import messages
+from pytest_containers.spec import Bind, ContainerSpec, ExecSpec, ImageConfig
+
+if TYPE_CHECKING:
+    from pytest_containers.engines.native_container import NativeHandle
+    from tests.runtime.conftest import Boxes, Shell
+
+pytestmark = pytest.mark.kernel
+
+_SPEC: Final = ContainerSpec(name="box", command=("sleep", "1000"))
+_PATIENCE_S: Final = 20.0
+_MOMENT: Final = 1_000_000_000
+
+Phase = Callable[[ContainerSpec], "NativeHandle"]
+
+
+@pytest.fixture(params=["created", "running", "exited"])
+def phase(request: pytest.FixtureRequest, boxes: Boxes) -> Phase:
+    """Return what makes a container and brings it to one of the three states."""
+
+    def make(spec: ContainerSpec) -> NativeHandle:
+        box = boxes.create(spec)
+        if request.param != "created":
+            box.start()
+        if request.param == "exited":
+            box.signal(9)
+            box.wait(_PATIENCE_S)
+        assert box.state().status == request.param
+        return box
+
+    return make
+
+
+def _tar(*names: str, mode: int = 0o640, owner: int = 1000) -> io.BytesIO:
+    """Return a tar of files that hold their names."""
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        for name in names:
+            entry = tarfile.TarInfo(name)
+            entry.size, entry.mode, entry.uid, entry.gid, entry.mtime = (
+                len(name),
+                mode,
+                owner,
+                owner + 1,
+                _MOMENT,
+            )
+            tar.addfile(entry, io.BytesIO(name.encode()))
+    out.seek(0)
+    return out
+
+
+def _entries(box: NativeHandle, path: str) -> dict[str, tarfile.TarInfo]:
+    out = io.BytesIO()
+    box.tree.read(path, out)
+    out.seek(0)
+    with tarfile.open(fileobj=out) as tar:
+        return {entry.name: entry for entry in tar}
+
+
+def test_tree_brings_back_what_was_written(phase: Phase, boxes: Boxes) -> None:
+    """In every state files go in and come out with content, owner, mode and time."""
+    box = phase(_SPEC)
+    box.tree.write("/new/folder", _tar("one", "deep/two"))
+    found = _entries(box, "/new/folder")
+    assert list(found) == ["folder", "folder/deep", "folder/deep/two", "folder/one"]
+    one = found["folder/one"]
+    assert (one.mode, one.uid, one.gid, one.mtime) == (0o640, 1000, 1001, _MOMENT)
+    assert boxes.read(box, "/new/folder/deep/two") == b"deep/two"
+
+
+def test_tree_tells_what_changed(phase: Phase) -> None:
+    """In every state the changes are those against the image, with the folders on the way."""
+    box = phase(_SPEC)
+    assert box.tree.changes() == ()
+    box.tree.write("/srv", _tar("mine"))
+    box.tree.write("/etc", _tar("issue"))
+    assert [str(change) for change in box.tree.changes()] == [
+        "C /etc",
+        "C /etc/issue",
+        "C /srv",
+        "A /srv/mine",
+    ]
+
+
+def test_tree_path_that_is_missing_is_told(phase: Phase) -> None:
+    """In every state a path that is not there is PathMissing, as is a file in the place of a folder."""
+    box = phase(_SPEC)
+    with pytest.raises(PathMissing, match="no /no/such in the container"):
+        box.tree.read("/no/such", io.BytesIO())
+    with pytest.raises(PathMissing, match="/etc/passwd in the container is not a folder"):
+        box.tree.write("/etc/passwd", _tar("x"))
+
+
+def test_tree_links_stay_inside(boxes: Boxes, tmp_path: Path) -> None:
+    """A hostile link in the image leads nowhere but into the image, running or not."""
+    secret = tmp_path / "secret"
+    secret.write_text("outside")
+    layer = tmp_path / "layer"
+    layer.mkdir()
+    (layer / "root").symlink_to("/")
+    (layer / "up").symlink_to("../../../../..")
+    (layer / "proc-root").symlink_to("/proc/1/root")
+    (layer / "secret").symlink_to(secret)
+    box = boxes.create(replace(_SPEC, command=("/bin/sleep", "1000")), layers=("/", str(layer)))
+    for _ in range(2):
+        for link in ("root", "up"):
+            box.tree.write(f"/{link}/landed-{link}", _tar("file"))
+            assert boxes.read(box, f"/landed-{link}/file") == b"file"
+            assert not os.path.lexists(f"/landed-{link}")
+        box.tree.write(str(tmp_path), _tar("secret"))
+        assert boxes.read(box, "/secret") == b"secret"
+        box.start()
+    box.tree.write("/proc-root/landed", _tar("file"))
+    assert boxes.read(box, "/landed/file") == b"file"
+    assert secret.read_text() == "outside"
+
+
+def test_tree_sees_mounts_while_the_container_runs(boxes: Boxes, tmp_path: Path) -> None:
+    """Binds and tmpfs are part of a running container's files, and of no other's."""
+    spec = replace(_SPEC, tmpfs={"/scratch": 0}, binds=(Bind(source=str(tmp_path), target="/bound"),))
+    box = boxes.start(spec)
+    box.tree.write("/scratch", _tar("there"))
+    box.tree.write("/bound", _tar("here"))
+    assert boxes.read(box, "/scratch/there") == b"there"
+    assert (tmp_path / "here").read_text() == "here"
+    assert [str(change) for change in box.tree.changes()] == ["A /bound", "A /scratch"]
+    box.signal(9)
+    box.wait(_PATIENCE_S)
+    assert list(_entries(box, "/bound")) == ["bound"]
+    assert list(_entries(box, "/scratch")) == ["scratch"]
+
+
+def test_tree_of_the_generated_files_is_the_containers(boxes: Boxes) -> None:
+    """hosts can be read and written while it runs, and is no change of the image."""
+    box = boxes.start(_SPEC)
+    assert box.ip.encode() in boxes.read(box, "/etc/hosts")
+    box.tree.write("/etc", _tar("hosts"))
+    assert boxes.read(box, "/etc/hosts") == b"hosts"
+    assert box.tree.changes() == ()
+
+
+def test_tree_is_big(boxes: Boxes, sh: Shell) -> None:
+    """Megabytes go both ways."""
+    box = boxes.start(_SPEC)
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as tar:
+        entry = tarfile.TarInfo("big")
+        entry.size = 8_000_000
+        tar.addfile(entry, io.BytesIO(os.urandom(8) * 1_000_000))
+    out.seek(0)
+    box.tree.write("/data", out)
+    assert sh(box, "stat -c %s /data/big") == "8000000\n"
+    assert len(boxes.read(box, "/data/big")) == 8_000_000
+
+
+def test_tree_holds_up_no_other(boxes: Boxes) -> None:
+    """Copies of many containers run side by side with execs."""
+    made = [boxes.start(replace(_SPEC, name=f"box{number}")) for number in range(4)]
+    with ThreadPoolExecutor(8) as pool:
+        reads = [pool.submit(_entries, box, "/etc") for box in made]
+        codes = [pool.submit(box.exec, ExecSpec(argv=("true",))) for box in made]
+        assert all(code.result(_PATIENCE_S).exit_code == 0 for code in codes)
+        assert all("etc/passwd" in read.result(3 * _PATIENCE_S) for read in reads)
+
+
+def test_tree_write_of_no_tar_is_an_error(idle: NativeHandle) -> None:
+    """Bytes that are no tar are refused with what was seen."""
+    with pytest.raises(EngineError) as caught:
+        idle.tree.write("/tmp", io.BytesIO(b"no tar" * 200))
+    assert "ReadError" in caught.value.seen
+
+
+def _layer(boxes: Boxes, box: NativeHandle) -> dict[str, tarfile.TarInfo]:
+    """Return the entries of what a commit of *box* adds."""
+    connection = boxes.engine._connected()
+    with os.fdopen(os.memfd_create("layer"), "w+b") as out:
+        connection.tell(messages.Layer(id=box.id), (out.fileno(),))
+        out.seek(0)
+        with tarfile.open(fileobj=out) as tar:
+            return {entry.name: entry for entry in tar}
+
+
+def test_layer_has_what_the_container_did(phase: Phase, boxes: Boxes, tmp_path: Path) -> None:
+    """In every state the layer is the container's own writes: no mount, no generated file."""
+    spec = replace(
+        _SPEC, tmpfs={"/scratch": 0}, binds=(Bind(source=str(tmp_path), target="/bound"),), files={"/f": b"x"}
+    )
+    box = phase(spec)
+    box.tree.write("/srv", _tar("mine", mode=0o4755))
+    found = _layer(boxes, box)
+    made_by_start = {"bound", "scratch", "f"} if box.state().status != "created" else set()
+    assert set(found) == {"srv", "srv/mine"} | made_by_start
+    assert (found["srv/mine"].mode, found["srv/mine"].uid) == (0o4755, 1000)
+
+
+def test_layer_of_what_was_deleted_has_whiteouts(boxes: Boxes, sh: Shell, tmp_path: Path) -> None:
+    """Files removed, folders removed and folders made anew are each marked as the specification says."""
+    layer = tmp_path / "layer"
+    (layer / "app/old").mkdir(parents=True)
+    for name in ("app/old/file", "app/gone", "app/kept"):
+        (layer / name).write_text(name)
+    box = boxes.start(_SPEC, layers=("/", str(layer)))
+    sh(box, "cd /app && rm -r gone old && mkdir old && echo new > old/new && ln old/new old/link")
+    found = _layer(boxes, box)
+    assert list(found) == [
+        "app",
+        "app/.wh.gone",
+        "app/old",
+        "app/old/.wh..wh..opq",
+        "app/old/link",
+        "app/old/new",
+    ]
+    assert (found["app/old/new"].islnk(), found["app/old/new"].linkname) == (True, "app/old/link")
+    assert [str(change) for change in box.tree.changes()] == [
+        "C /app",
+        "D /app/gone",
+        "C /app/old",
+        "A /app/old/link",
+        "A /app/old/new",
+    ]
+
+
+def test_container_name_is_taken_once(boxes: Boxes) -> None:
+    """Two containers of one name on one network are refused; the name is free after the removal."""
+    box = boxes.create(_SPEC)
+    with pytest.raises(SpecInvalid, match="container box is there already"):
+        boxes.create(_SPEC)
+    box.remove()
+    boxes.create(_SPEC)
+
+
+def test_container_of_the_run_is_one_for_all(boxes: Boxes, sh: Shell) -> None:
+    """With lifetime "run" a second creation brings the same container, running or not."""
+    spec = replace(_SPEC, lifetime="run")
+    first = boxes.create(spec)
+    second = boxes.create(spec)
+    assert (second.id, second.ip) == (first.id, first.ip)
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda box: box.start(), (first, second)))
+    assert sh(first, "touch /shared") == sh(second, "ls /shared").replace("/shared\n", "")
+
+
+def test_container_that_cannot_be_meant_leaves_nothing(boxes: Boxes) -> None:
+    """A refused creation keeps neither name nor address."""
+    for _ in range(3):
+        with pytest.raises(SpecInvalid, match="not a capability"):
+            boxes.create(replace(_SPEC, cap_add=("NO_SUCH",)))
+        with pytest.raises(SpecInvalid, match="has no command"):
+            boxes.create(replace(_SPEC, command=()), layers=(), config=ImageConfig())
+    boxes.create(_SPEC)
+
+
+def test_container_on_no_network_is_refused(boxes: Boxes) -> None:
+    """A network that was not made is named."""
+    with pytest.raises(SpecInvalid, match="no network elsewhere"):
+        boxes.create(replace(_SPEC, network="elsewhere"))
