@@ -1,0 +1,250 @@
+"""The seam between what a test holds and what runs it.
+
+`Engine`, `Images`, `Network`, `Handle` and `Tree` are all that the floors above know of an
+engine. Only nouns of floor 0, strings, bytes and numbers cross; no pid, no client object. Each
+has at most twelve members, so that a second engine is an afternoon's reading. The contract suite
+in ``tests/engines/`` runs against every engine that is present.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from typing import BinaryIO
+
+from pytest_containers.spec import (
+    Address,
+    Change,
+    ContainerSpec,
+    ContainerState,
+    ExecResult,
+    ExecSpec,
+    ImageConfig,
+    ImageRecord,
+    LogChunk,
+    Port,
+    PullPolicy,
+)
+
+__all__ = ["Engine", "Handle", "Images", "Network", "Tree"]
+
+
+class Tree(ABC):
+    """A container's files: its image with its own changes on top.
+
+    Usable from creation until removal, also before the first process and after its end. Paths
+    are resolved inside the container's root, symbolic links included. Volumes and tmpfs mounts
+    are seen while the container runs.
+    """
+
+    @abstractmethod
+    def read(self, path: str, into: BinaryIO) -> None:
+        """Write *path* as a tar stream to *into*; entry names begin with the path's last part.
+
+        A folder comes whole. A symbolic link at the end of *path* is followed.
+        Raises PathMissing.
+        """
+
+    @abstractmethod
+    def write(self, folder: str, tar: BinaryIO) -> None:
+        """Unpack a tar stream below *folder*, which is made where missing.
+
+        Owners, modes and times are those of the entries. Raises NotADirectoryError's kin as
+        PathMissing when *folder* is a file.
+        """
+
+    @abstractmethod
+    def changes(self) -> tuple[Change, ...]:
+        """Return what differs from the image, sorted by path."""
+
+    @abstractmethod
+    def commit(self, reference: str, config: ImageConfig) -> ImageRecord:
+        """Make an image of the files as they are now, named *reference*, with *config*.
+
+        Volumes and tmpfs mounts are not part of it. The container goes on.
+        """
+
+
+class Handle(ABC):
+    """One container inside an engine.
+
+    Every call after `remove` but another `remove` and `logs` raises EngineError.
+    """
+
+    @property
+    @abstractmethod
+    def id(self) -> str:
+        """64 hexadecimal digits, unique in the run and never used again."""
+
+    @property
+    @abstractmethod
+    def ip(self) -> str:
+        """The address that peers on the container's network use."""
+
+    @property
+    @abstractmethod
+    def tree(self) -> Tree:
+        """The container's files."""
+
+    @abstractmethod
+    def start(self) -> None:
+        """Run the first process; return when its exec has happened.
+
+        A container that has exited is started again on the files it left; a running one is left
+        alone. Raises CommandNotFound, CommandNotExecutable, InterpreterMissing or StartError
+        and leaves the container created and not running.
+        """
+
+    @abstractmethod
+    def state(self) -> ContainerState:
+        """Return the state as it is now."""
+
+    @abstractmethod
+    def wait(self, timeout_s: float | None = None) -> ContainerState:
+        """Return the state when the first process has ended, or as it is after *timeout_s*.
+
+        Its output is complete in the log then.
+        """
+
+    @abstractmethod
+    def signal(self, number: int) -> None:
+        """Send a signal to the first process; nothing happens where it has ended."""
+
+    @abstractmethod
+    def exec(self, spec: ExecSpec) -> ExecResult:
+        """Run one more process and return how it ended.
+
+        A command that cannot be executed is a result with exit code 126 or 127 and the reason
+        on its standard error, as in Docker. Raises NotRunning; TimeoutError past
+        ``spec.timeout_s``, with the process killed.
+        """
+
+    @abstractmethod
+    def logs(self, since: int = 0) -> tuple[tuple[LogChunk, ...], int]:
+        """Return the output after position *since*, and the position to ask from next.
+
+        Positions are opaque and only grow. Works after the end of the process; nothing comes
+        after `remove`.
+        """
+
+    @abstractmethod
+    def listening(self) -> frozenset[Port]:
+        """Return the ports bound in the container's network: TCP in LISTEN, UDP unconnected.
+
+        Read from the kernel's tables; no connection is made. A socket bound to loopback alone
+        is not counted. Empty when not running.
+        """
+
+    @abstractmethod
+    def address(self, port: Port, *, published: bool = False) -> Address:
+        """Return where the test process reaches *port*.
+
+        *published*: on 127.0.0.1, by a port that is the container's until it is removed. Raises
+        Unsupported where that cannot be, for UDP say.
+        """
+
+    @abstractmethod
+    def remove(self) -> None:
+        """Kill what runs and drop the files; doing so twice is allowed."""
+
+
+class Network(ABC):
+    """A private network that containers are created on."""
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """Its name, for ``ContainerSpec.network``."""
+
+    @property
+    @abstractmethod
+    def subnet(self) -> str:
+        """Its addresses, as ``10.64.0.0/22``."""
+
+    @abstractmethod
+    def remove(self) -> None:
+        """Take the network down. Raises EngineError while containers are on it."""
+
+
+class Images(ABC):
+    """The images an engine can start."""
+
+    @abstractmethod
+    def pull(
+        self, reference: str, *, policy: PullPolicy = "missing", platform: str | None = None
+    ) -> ImageRecord:
+        """Return the image, ready to start; fetch it where *policy* says so.
+
+        Raises ReferenceInvalid, ImageNotFound, RegistryError and its kin, DigestMismatch,
+        LayerCorrupt, LayerEscape, StoreFull.
+        """
+
+    @abstractmethod
+    def push(self, reference: str) -> str:
+        """Send an image to the registry its name says; return the manifest's digest.
+
+        Raises ImageNotFound, NotPortable, RegistryError.
+        """
+
+    @abstractmethod
+    def tag(self, source: str, target: str) -> None:
+        """Give an image a second name."""
+
+    @abstractmethod
+    def list(self) -> tuple[ImageRecord, ...]:
+        """Return every named image of the store, sorted by reference."""
+
+    @abstractmethod
+    def remove(self, reference: str) -> None:
+        """Forget a name. Raises ImageNotFound."""
+
+    @abstractmethod
+    def load(self, tar: BinaryIO, reference: str, config: ImageConfig) -> ImageRecord:
+        """Make a one-layer image of a root file system's tar (docker import)."""
+
+
+class Engine(ABC):
+    """Something that runs containers for one pytest process.
+
+    What it made ends with it: after `close`, or after the death of this process at any moment,
+    nothing of it is left on the machine.
+    """
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """``native``, ``docker``, ...: for messages."""
+
+    @property
+    @abstractmethod
+    def features(self) -> frozenset[str]:
+        """What this engine can do beyond the contract, by name."""
+
+    @property
+    @abstractmethod
+    def images(self) -> Images:
+        """The images it can start."""
+
+    @abstractmethod
+    def prepare(self) -> None:
+        """Begin to start up in the background; errors show at the first real call."""
+
+    @abstractmethod
+    def create(self, spec: ContainerSpec, image: ImageRecord) -> Handle:
+        """Make a container: its files, its address, nothing running.
+
+        Names are this engine's own: another process of the run may have the same ones. Raises
+        Unsupported for what this engine cannot do, SpecInvalid for a name taken.
+        """
+
+    @abstractmethod
+    def network(self, name: str, *, internal: bool = False) -> Network:
+        """Make a network; *internal* has no way out of it. Raises SpecInvalid for a name taken."""
+
+    @abstractmethod
+    def reclaim(self) -> Iterable[str]:
+        """Remove from disk what dead runs left; return what was removed, for a person to read."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """End everything this engine made; doing so twice is allowed."""

@@ -1,0 +1,201 @@
+"""The native engine: the images wing and the runtime wing, joined (floor 2).
+
+The pytest process pulls and unpacks images; the supervisor, a process of its own, owns all kernel
+objects. What crosses between them are plain nouns, and descriptors for whatever is long.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import subprocess
+import tarfile
+import tempfile
+import threading
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import BinaryIO, Final
+
+from pytest_containers.engines.base import Engine, Handle, Images, Network
+from pytest_containers.engines.native_container import NativeHandle
+from pytest_containers.engines.native_images import NativeImages
+from pytest_containers.errors import EngineError, HostError, SpecInvalid, Unsupported
+from pytest_containers.runtime import client, folders, messages
+from pytest_containers.spec import ContainerSpec, ImageRecord, Limits
+
+__all__ = ["NativeEngine", "fresh_run_folder", "preflight"]
+
+_FEATURES: Final = frozenset(("binds", "tmpfs", "run-lifetime", "internal-networks"))
+_END_S: Final = 10.0
+
+
+def fresh_run_folder() -> Path:
+    """Return the path of a run folder that no run has; nothing is made."""
+    return folders.fresh()
+
+
+def preflight() -> tuple[tuple[str, bool, str], ...]:
+    """Return what a sandbox needs of this machine, tried out: step, whether it works, what was seen.
+
+    What was seen of a step that fails ends with its mend.
+    """
+    from pytest_containers.runtime.preflight import checks
+
+    return tuple(
+        (check.step, check.ok, f"{check.seen}; mend: {check.mend}" if check.mend else check.seen)
+        for check in checks()
+    )
+
+
+class NativeEngine(Engine):
+    """Runs containers by the kernel alone.
+
+    *store* is the image store's folder. *run_folder* names the run: processes that give the same
+    share one supervisor. *owner_pid* is the process whose end is the end of the run. *offline*
+    and *mirrors* are for registries, as in `NativeImages`.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: Path,
+        run_folder: Path,
+        owner_pid: int,
+        offline: bool = False,
+        mirrors: Mapping[str, tuple[str, ...]] = MappingProxyType({}),
+    ) -> None:
+        self._folder = run_folder
+        self._owner_pid = owner_pid
+        self._images = NativeImages(store, offline=offline, mirrors=mirrors)
+        self._lock = threading.Lock()
+        self._janitor: subprocess.Popen[bytes] | None = None
+        self._connection: client.Connection | None = None
+        self._spawned = False
+
+    @property
+    def name(self) -> str:
+        """``native``."""
+        return "native"
+
+    @property
+    def features(self) -> frozenset[str]:
+        """What is built in beyond the contract."""
+        return _FEATURES
+
+    @property
+    def images(self) -> Images:
+        """The images of the store."""
+        return self._images
+
+    def prepare(self) -> None:
+        """Start the supervisor in the background."""
+        with self._lock:
+            self._spawn()
+
+    def _spawn(self) -> None:
+        if self._spawned:
+            return
+        if os.geteuid() != 0:
+            raise HostError(
+                "the native engine needs root on this machine",
+                seen=f"pytest runs as user {os.geteuid()}",
+                mend='run it as root: sudo -E env "PATH=$PATH" pytest',
+            )
+        self._janitor = client.spawn(self._folder, self._owner_pid)
+        self._spawned = True
+
+    def _connected(self) -> client.Connection:
+        with self._lock:
+            if self._connection is None:
+                self._spawn()
+                self._connection = client.connect(self._folder)
+                if self._janitor is not None and self._owner_pid != os.getpid():
+                    # What we started has made a janitor that outlives us, and has ended.
+                    self._janitor.wait(_END_S)
+            return self._connection
+
+    def create(self, spec: ContainerSpec, image: ImageRecord) -> Handle:
+        """Make a container: its files, its address, nothing running."""
+        self._refuse_what_is_missing(spec)
+        request = messages.Create(
+            spec=replace(spec, files={}), config=image.config, layers=self._images.layers(image)
+        )
+        connection = self._connected()
+        with tempfile.TemporaryFile() as tar:
+            if spec.files:
+                _pack(spec.files, tar)
+            created, (log,) = connection.ask(request, (tar.fileno(),) if spec.files else ())
+        return NativeHandle(connection, created, log, self._images, image)
+
+    def _refuse_what_is_missing(self, spec: ContainerSpec) -> None:
+        if spec.limits != Limits():
+            raise Unsupported.of(self.name, "limits", mend="leave limits= out")
+        if spec.init:
+            raise Unsupported.of(self.name, "init", mend="leave init= out, or run an init that the image has")
+
+    def network(self, name: str, *, internal: bool = False) -> Network:
+        """Make a network."""
+        connection = self._connected()
+        created = connection.tell(messages.CreateNetwork(name=name, internal=internal))
+        return _NativeNetwork(connection, name, created.subnet)
+
+    def reclaim(self) -> Iterable[str]:
+        """Remove what dead runs left on disk; return the paths."""
+        with folders.hold() as base:
+            return folders.sweep(base)
+
+    def close(self) -> None:
+        """End the connection and with it all this process made; as the run's owner, the run."""
+        owner = self._owner_pid == os.getpid()
+        with self._lock:
+            if owner:
+                self._end_run()
+            if self._connection is not None:
+                self._connection.close()
+            self._connection = None
+            if self._janitor is not None:
+                self._janitor.wait(_END_S)
+        if owner and self._folder.exists():  # its janitor was killed, or refused
+            with contextlib.suppress(HostError):
+                self.reclaim()
+
+    def _end_run(self) -> None:
+        """Tell the supervisor to end, also one that other processes of this run have started."""
+        with contextlib.suppress(EngineError, HostError):
+            if self._connection is None and (self._folder / folders.SOCKET).exists():
+                self._connection = client.connect(self._folder)
+            if self._connection is not None:
+                self._connection.tell(messages.Shutdown())
+
+
+class _NativeNetwork(Network):
+    def __init__(self, connection: client.Connection, name: str, subnet: str) -> None:
+        self._connection = connection
+        self._name = name
+        self._subnet = subnet
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    @property
+    def subnet(self) -> str:
+        return self._subnet
+
+    def remove(self) -> None:
+        self._connection.tell(messages.RemoveNetwork(name=self._name))
+
+
+def _pack(files: Mapping[str, bytes], into: BinaryIO) -> None:
+    with tarfile.open(fileobj=into, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        for path, content in files.items():
+            if not path.startswith("/"):
+                raise SpecInvalid(f"files= has {path!r}", mend="name an absolute path inside the container")
+            entry = tarfile.TarInfo(path.lstrip("/"))
+            entry.size, entry.mode, entry.mtime = len(content), 0o644, int(time.time())
+            tar.addfile(entry, io.BytesIO(content))
+    into.flush()

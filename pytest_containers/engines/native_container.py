@@ -1,0 +1,266 @@
+"""A container of the native engine, as the floors above hold it (floor 2)."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import shutil
+import socket
+import tempfile
+import threading
+import weakref
+from concurrent.futures import Future
+from pathlib import PurePosixPath
+from types import TracebackType
+from typing import BinaryIO, Final, Self, TypeVar
+
+from pytest_containers.engines.base import Handle, Tree
+from pytest_containers.engines.native_images import NativeImages
+from pytest_containers.errors import Unsupported
+from pytest_containers.runtime import client, logs, messages
+from pytest_containers.spec import (
+    Address,
+    Change,
+    ContainerState,
+    ExecResult,
+    ExecSpec,
+    ImageConfig,
+    ImageRecord,
+    LogChunk,
+    Port,
+)
+
+__all__ = ["NativeHandle"]
+
+_Answer = TypeVar("_Answer")
+_BACKLOG: Final = 128
+_CHUNK_BYTES: Final = 1 << 16
+# More than the largest pipe holds (1 MiB, pipe(7)); what floods a pipe in the background has no end.
+_READS_PER_TURN: Final = 17
+
+
+class _Held:
+    """A handle's descriptors: the log, and the pidfd of the first process, -1 where there is none."""
+
+    def __init__(self, log: int) -> None:
+        self.log = log
+        self.pidfd = -1
+
+    def forget_pidfd(self) -> None:
+        if self.pidfd >= 0:
+            os.close(self.pidfd)
+        self.pidfd = -1
+
+    def close(self) -> None:
+        self.forget_pidfd()
+        if self.log >= 0:
+            os.close(self.log)
+        self.log = -1
+
+
+class NativeHandle(Handle):
+    """One container of the run's supervisor."""
+
+    def __init__(
+        self,
+        connection: client.Connection,
+        created: messages.Created,
+        log: int,
+        images: NativeImages,
+        image: ImageRecord,
+    ) -> None:
+        self._connection = connection
+        self._created = created
+        self._held = _Held(log)
+        # A handle that is dropped without a removal must not keep its descriptors.
+        weakref.finalize(self, self._held.close)
+        self._tree = _NativeTree(connection, created.id, images, image)
+        self._lock = threading.Lock()
+        self._published: dict[int, Address] = {}
+
+    @property
+    def id(self) -> str:
+        """64 hexadecimal digits."""
+        return self._created.id
+
+    @property
+    def ip(self) -> str:
+        """The address of eth0, which the test process is routed to as well."""
+        return self._created.ip
+
+    @property
+    def tree(self) -> Tree:
+        """The container's files."""
+        return self._tree
+
+    def start(self) -> None:
+        """Run the first process; return when its exec has happened."""
+        _, pidfds = self._connection.ask(messages.Start(id=self.id))
+        with self._lock:
+            self._held.forget_pidfd()
+            self._held.pidfd = pidfds[0] if pidfds else -1
+
+    def state(self) -> ContainerState:
+        """Return the state as it is now."""
+        return self._connection.tell(messages.State(id=self.id))
+
+    def wait(self, timeout_s: float | None = None) -> ContainerState:
+        """Return the state when the first process has ended, or as it is after *timeout_s*."""
+        with self._lock:
+            pidfd = os.dup(self._held.pidfd) if self._held.pidfd >= 0 else -1
+        if pidfd >= 0:
+            try:
+                # The pidfd is the process itself: no supervisor is asked until it has ended.
+                poll = select.poll()
+                poll.register(pidfd, select.POLLIN)
+                poll.poll(None if timeout_s is None else max(0.0, timeout_s) * 1000)
+            finally:
+                os.close(pidfd)
+        return self.state()
+
+    def signal(self, number: int) -> None:
+        """Send a signal to the first process."""
+        self._connection.tell(messages.Signal(id=self.id, number=number))
+
+    def exec(self, spec: ExecSpec) -> ExecResult:
+        """Run one more process and return how it ended."""
+        request = messages.ExecRequest(
+            id=self.id,
+            argv=spec.argv,
+            user=spec.user,
+            workdir=spec.workdir,
+            env=spec.env,
+            timeout_s=spec.timeout_s,
+        )
+        with tempfile.TemporaryFile() as stdin:
+            stdin.write(spec.stdin)
+            stdin.seek(0)
+            with _Capture() as captured:
+                future = self._connection.post(request, (stdin.fileno(), *captured.theirs))
+                exited, _ = captured.until(future)
+                stdout, stderr = captured.contents
+        if exited.exit_code < 0:
+            raise TimeoutError(f"{list(spec.argv)} did not end within {spec.timeout_s:g} s")
+        reason = f"{exited.reason}\n".encode() if exited.reason else b""
+        return ExecResult(
+            argv=spec.argv, exit_code=exited.exit_code, stdout_bytes=stdout, stderr_bytes=stderr + reason
+        )
+
+    def logs(self, since: int = 0) -> tuple[tuple[LogChunk, ...], int]:
+        """Return the output after *since*, read from the log itself."""
+        with self._lock:
+            return logs.read_log(self._held.log, since) if self._held.log >= 0 else ((), since)
+
+    def listening(self) -> frozenset[Port]:
+        """Return the ports bound in the container's network namespace."""
+        ports = self._connection.tell(messages.Listening(id=self.id)).ports
+        return frozenset(Port.parse(port) for port in ports)
+
+    def address(self, port: Port, *, published: bool = False) -> Address:
+        """Return the container's own address, to which the host is routed, or a port of 127.0.0.1."""
+        if not published:
+            return Address(self.ip, port.number)
+        if port.transport != "tcp":
+            raise Unsupported.of("native", f"publishing {port}", mend="use address(): it is routed")
+        with self._lock:
+            if port.number not in self._published:
+                self._published[port.number] = self._publish(port.number)
+            return self._published[port.number]
+
+    def _publish(self, number: int) -> Address:
+        """Bind a port of ours and let the gateway serve it: it is never anybody else's meanwhile."""
+        with socket.create_server(("127.0.0.1", 0), backlog=_BACKLOG) as listener:
+            self._connection.tell(messages.Publish(id=self.id, port=number), (listener.fileno(),))
+            return Address(*listener.getsockname())
+
+    def remove(self) -> None:
+        """Kill what runs and drop the files, and the log with them."""
+        try:
+            self._connection.tell(messages.Remove(id=self.id))
+        finally:
+            with self._lock:
+                self._held.close()
+
+
+class _Capture:
+    """Two pipes that a process writes into while we wait for something else."""
+
+    def __init__(self) -> None:
+        self._pipes = (os.pipe2(os.O_CLOEXEC), os.pipe2(os.O_CLOEXEC))
+        self._wake = os.eventfd(0, os.EFD_CLOEXEC)
+        self._found = (bytearray(), bytearray())
+        for ours, _ in self._pipes:
+            os.set_blocking(ours, False)
+
+    @property
+    def theirs(self) -> tuple[int, int]:
+        """The ends to write into."""
+        return self._pipes[0][1], self._pipes[1][1]
+
+    @property
+    def contents(self) -> tuple[bytes, bytes]:
+        """What has come."""
+        return bytes(self._found[0]), bytes(self._found[1])
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for descriptor in (*self._pipes[0], *self._pipes[1], self._wake):
+            os.close(descriptor)
+
+    def until(self, future: Future[_Answer]) -> _Answer:
+        """Read both pipes until *future* is there, then what they hold at that moment.
+
+        Not until their ends: a process left in the background may keep them open for ever.
+        """
+        future.add_done_callback(lambda _: os.eventfd_write(self._wake, 1))
+        poll = select.poll()
+        for descriptor in (self._pipes[0][0], self._pipes[1][0], self._wake):
+            poll.register(descriptor, select.POLLIN)
+        while not future.done():
+            poll.poll()
+            self._drain()
+        self._drain()
+        return future.result()
+
+    def _drain(self) -> None:
+        for (ours, _), found in zip(self._pipes, self._found, strict=True):
+            with contextlib.suppress(BlockingIOError):
+                for _ in range(_READS_PER_TURN):
+                    found += os.read(ours, _CHUNK_BYTES)
+
+
+class _NativeTree(Tree):
+    def __init__(
+        self, connection: client.Connection, container_id: str, images: NativeImages, image: ImageRecord
+    ) -> None:
+        self._connection = connection
+        self._id = container_id
+        self._images = images
+        self._image = image
+
+    def read(self, path: str, into: BinaryIO) -> None:
+        with tempfile.TemporaryFile() as tar:
+            self._connection.tell(messages.Read(id=self._id, path=path), (tar.fileno(),))
+            tar.seek(0)
+            shutil.copyfileobj(tar, into, _CHUNK_BYTES)
+
+    def write(self, folder: str, tar: BinaryIO) -> None:
+        with tempfile.TemporaryFile() as copy:
+            shutil.copyfileobj(tar, copy, _CHUNK_BYTES)
+            copy.seek(0)
+            self._connection.tell(messages.Write(id=self._id, folder=folder), (copy.fileno(),))
+
+    def changes(self) -> tuple[Change, ...]:
+        changed = self._connection.tell(messages.Changes(id=self._id)).changes
+        return tuple(Change(kind=kind, path=PurePosixPath(path)) for kind, path in changed)
+
+    def commit(self, reference: str, config: ImageConfig) -> ImageRecord:
+        with tempfile.TemporaryFile() as layer:
+            self._connection.tell(messages.Layer(id=self._id), (layer.fileno(),))
+            layer.seek(0)
+            return self._images.commit(self._image, layer, reference, config)
