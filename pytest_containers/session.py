@@ -1,0 +1,253 @@
+"""What this run owns: its engine, its images, and the way from an order to a container (floor 4).
+
+Here alone, above the seam, is known that there are engines. One is opened when the first test
+asks for something, and never by a run that asks for nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import cast
+
+from pytest_containers.catalog import Catalog, Service
+from pytest_containers.container import Container, laid_over
+from pytest_containers.engines.base import Engine, Network
+from pytest_containers.errors import SpecInvalid, Unsupported
+from pytest_containers.order import Lifetime, Order
+from pytest_containers.probe import Probe, default_probe, warm
+from pytest_containers.shelf import Shelf
+from pytest_containers.spec import ContainerSpec, ImageRecord, PullPolicy
+
+__all__ = ["RunPlace", "Session", "Settings", "native_engine", "preflight", "run_place"]
+
+_PULLS = ("missing", "always", "never")
+_TRUE = ("1", "true", "yes", "on")
+_FALSE = ("", "0", "false", "no", "off")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunPlace:
+    """Where a run lives: its folder, and the process whose end is the run's end."""
+
+    folder: Path
+    owner_pid: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """The options of a run, as read from command line, environment and ini file."""
+
+    engine: str
+    pull: PullPolicy
+    offline: bool
+    store: Path
+    timeout_s: float
+    log_lines: int
+
+    @classmethod
+    def of(cls, given: Mapping[str, str]) -> Settings:
+        """Read the options by their names, an empty string being none. Raises SpecInvalid."""
+        pull = given.get("pull") or "missing"
+        if pull not in _PULLS:
+            raise SpecInvalid(f"containers_pull is {pull!r}", mend=f"choose one of {', '.join(_PULLS)}")
+        return cls(
+            engine=given.get("engine") or "auto",
+            pull=cast("PullPolicy", pull),
+            offline=_boolean("offline", given.get("offline", "")),
+            store=Path(given.get("store") or _default_store()).expanduser().absolute(),
+            timeout_s=_number("timeout", given.get("timeout") or "60"),
+            log_lines=int(_number("logs", given.get("logs") or "50")),
+        )
+
+
+def _default_store() -> str:
+    """Return the cache folder's part that is ours (XDG Base Directory Specification)."""
+    return os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "pytest-containers")
+
+
+def _boolean(name: str, text: str) -> bool:
+    if text.lower() not in (*_TRUE, *_FALSE):
+        raise SpecInvalid(f"containers_{name} is {text!r}", mend="write true or false")
+    return text.lower() in _TRUE
+
+
+def _number(name: str, text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise SpecInvalid(f"containers_{name} is {text!r}", mend="write a number, 0 or more")
+    return value
+
+
+def run_place(name: str, owner_pid: int) -> RunPlace:
+    """Return the place of the run *name*, that ends with process *owner_pid*; nothing is made yet.
+
+    Every process that gives the same name means the same run. A controller of workers chooses one
+    without asking the engine, which it would have to import for that.
+    """
+    from pytest_containers.engines.native import fresh_run_folder
+
+    return RunPlace(folder=fresh_run_folder().with_name(name), owner_pid=owner_pid)
+
+
+def native_engine(settings: Settings, place: RunPlace) -> Engine:
+    """Return the engine that *settings* names; nothing is started yet.
+
+    Raises Unsupported for an engine that is not built in.
+    """
+    if settings.engine not in ("auto", "native"):
+        raise Unsupported(
+            f"there is no engine {settings.engine!r}",
+            seen="built in: native",
+            mend="use --containers-engine=auto, or install a plugin that brings this engine",
+        )
+    from pytest_containers.engines.native import NativeEngine
+
+    return NativeEngine(
+        store=settings.store,
+        run_folder=place.folder,
+        owner_pid=place.owner_pid,
+        offline=settings.offline,
+    )
+
+
+def preflight() -> tuple[tuple[str, bool, str], ...]:
+    """Return what a sandbox needs of this machine: step, whether it works, and what was seen."""
+    from pytest_containers.engines import native
+
+    return native.preflight()
+
+
+class Session:
+    """One pytest process's part of a run; safe to be used by threads."""
+
+    def __init__(self, *, settings: Settings, catalog: Catalog, open_engine: Callable[[], Engine]) -> None:
+        self.settings = settings
+        self.catalog = catalog
+        self._open_engine = open_engine
+        self._lock = threading.Lock()
+        self._engine: Engine | None = None
+        self._counts: Counter[str] = Counter()
+
+    @property
+    def engine(self) -> Engine:
+        """The engine, opened when first asked for."""
+        with self._lock:
+            if self._engine is None:
+                self._engine = self._open_engine()
+            return self._engine
+
+    @property
+    def images(self) -> Shelf:
+        """The images, under this run's settings."""
+        return Shelf(self.engine.images, policy=self.settings.pull, offline=self.settings.offline)
+
+    def prepare(self) -> None:
+        """Begin to start the engine in the background, and load meanwhile what a wait will need."""
+        self.engine.prepare()
+        warm()
+
+    def launch(self, order: Order, *, lifetime: Lifetime = "owner") -> Container:
+        """Start what was ordered and return it ready; what fails leaves nothing behind.
+
+        Raises Unsupported and SpecInvalid before anything starts, then what `Images.pull`,
+        `Engine.create` and `Container.start` raise.
+        """
+        service, reference = self.catalog.find(order.image)
+        self._refuse(order, lifetime)
+        image = self.images.pull(reference, policy=order.pull, platform=order.platform)
+        spec = self._named(_with_service(order.spec, service), order, lifetime)
+        handle = self.engine.create(spec, image)
+        try:
+            container = Container(
+                handle=handle,
+                spec=spec,
+                image=image,
+                ready=order.ready or (service.ready if service else None) or _default(spec, image),
+                timeout_s=self.settings.timeout_s if order.timeout_s is None else order.timeout_s,
+            )
+            container.start()
+        except BaseException:
+            # One for the whole run is not this process's to remove: others may hold it.
+            if lifetime == "owner":
+                handle.remove()
+            raise
+        return container
+
+    def network(self, name: str | None = None, *, internal: bool = False) -> Network:
+        """Make a network, with a name of its own where None. Raises SpecInvalid for a name taken."""
+        if internal and "internal-networks" not in self.engine.features:
+            raise Unsupported.of(self.engine.name, "internal-networks")
+        return self.engine.network(name or self._counted("network"), internal=internal)
+
+    def close(self) -> None:
+        """End everything of this process; doing so twice is allowed."""
+        with self._lock:
+            engine, self._engine = self._engine, None
+        if engine is not None:
+            engine.close()
+
+    def _refuse(self, order: Order, lifetime: Lifetime) -> None:
+        engine = self.engine
+        for feature in order.needs(lifetime):
+            if feature not in engine.features or feature == "volumes":
+                named = f" with names ({', '.join(order.named_volumes)})" if feature == "volumes" else ""
+                raise Unsupported.of(engine.name, feature + named, mend=_instead(feature))
+        if _is_folder(order.image):
+            raise Unsupported.of(
+                engine.name,
+                f"building the folder {order.image}",
+                mend='start from "host" or another image, exec() what is missing, and commit()',
+            )
+
+    def _named(self, spec: ContainerSpec, order: Order, lifetime: Lifetime) -> ContainerSpec:
+        """Return *spec* with a name; that of a container of the run is the same in every process."""
+        stem = _stem(order.image)
+        name = f"{stem}-{order.fingerprint()}" if lifetime == "run" else ""
+        return replace(spec, name=spec.name or name or self._counted(stem), lifetime=lifetime)
+
+    def _counted(self, stem: str) -> str:
+        with self._lock:
+            self._counts[stem] += 1
+            return f"{stem}-{self._counts[stem]}"
+
+
+def _default(spec: ContainerSpec, image: ImageRecord) -> Probe:
+    config = laid_over(spec, image.config)
+    return default_probe(config.healthcheck, config.ports)
+
+
+def _with_service(spec: ContainerSpec, service: Service | None) -> ContainerSpec:
+    if service is None:
+        return spec
+    own_words = spec.command is not None or spec.entrypoint is not None
+    return replace(
+        spec,
+        command=spec.command if own_words else service.command,
+        env={**service.env, **spec.env},
+        ports=tuple(dict.fromkeys((*service.ports, *spec.ports))),
+    )
+
+
+def _instead(feature: str) -> str:
+    if feature == "volumes":
+        return 'write a folder of this machine as "/path" or "./path" for a bind'
+    return "leave it out, or choose another engine with --containers-engine"
+
+
+def _is_folder(image: str) -> bool:
+    return image.startswith((".", "/")) or os.path.isfile(os.path.join(image, "Dockerfile"))
+
+
+def _stem(image: str) -> str:
+    """Return the part of a reference that can begin a host name: ``redis`` of ``host:5000/team/redis:7``."""
+    last = image.partition("@")[0].rstrip("/").rpartition("/")[2].partition(":")[0].lower()
+    letters = "".join(letter if letter.isascii() and letter.isalnum() else "-" for letter in last)
+    return letters.strip("-")[:40] or "container"
