@@ -61,11 +61,15 @@ def test_slow_end():
 
 
 @pytest.mark.kernel
-def test_guard_tells_what_was_left_and_by_whom(pytester: pytest.Pytester) -> None:
+def test_guard_tells_what_was_left_and_by_whom(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What a test leaves is named and fails it, and what goes away in time fails nobody."""
     pytester.makeini(SETTINGS)
     pytester.makeconftest(PLUGIN)
     pytester.makepyfile(LEAVING)
+    # A worker of ours runs it, and it is none itself.
+    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
     # All that is left lies in namespaces that end with their first process (unshare(1)).
     fence = "unshare --mount --net --pid --fork --kill-child --mount-proc --propagation private --".split()
     result = pytester.run(*fence, sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 import socket
 import time
@@ -209,16 +210,26 @@ def start(sandbox: Sandbox) -> Recipe[None]:
             init.enter(sandbox.bundle, sandbox.snapshot, run.ground, last_capability=run.last_capability)
         undo.callback(discard_child, child)
         theirs.close()
-        run.switch.attach(sandbox.endpoint, child.pid)
-        # A child that failed before this has its reason in the socket already.
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            ours.send(veth.configuration(sandbox.endpoint))
+        _connect(sandbox, child, ours)
         yield Wait(ours.fileno())
         raise_if_failed(ours)
         sandbox.follow(((out, "stdout"), (err, "stderr")))
         sandbox.born(child)
         undo.pop_all()
     sandbox.forget_seed()
+
+
+def _connect(sandbox: Sandbox, child: syscalls.Child, ours: socket.socket) -> None:
+    """Give the child its interface, and tell it; a child that failed before has told us why."""
+    try:
+        sandbox.run.switch.attach(sandbox.endpoint, child.pid)
+    except EngineError:
+        # Its namespaces are gone with it, which is all that the kernel can say (ESRCH).
+        if select.select([ours], [], [], 0)[0]:
+            raise_if_failed(ours)
+        raise
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        ours.send(veth.configuration(sandbox.endpoint))
 
 
 def remove(sandbox: Sandbox) -> Recipe[None]:
