@@ -1,0 +1,197 @@
+"""Which files of a context the ignore file leaves out."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pytest_containers.errors import SpecInvalid
+from pytest_containers.images.build.ignore import Ignore, ignore_names
+
+
+@pytest.mark.parametrize(
+    ("pattern", "path", "ignored"),
+    [
+        ("**", "file", True),
+        ("**", "file/", True),
+        ("**/", "file", True),
+        ("**", "dir/file", True),
+        ("**/", "dir/file", True),
+        ("**/**", "dir/file", True),
+        ("dir/**", "dir/file", True),
+        ("dir/**", "dir/dir2/file", True),
+        ("dir/**", "dir", False),
+        ("**/dir", "dir", True),
+        ("**/dir", "dir/file", True),
+        ("**/dir2/*", "dir/dir2/file", True),
+        ("**/dir2/*", "dir/dir2/dir2/file", True),
+        ("**file", "file", True),
+        ("**file", "dir/file", True),
+        ("**/file", "dir/file", True),
+        ("**file", "dir/dir/file", True),
+        ("**/file", "dir/dir/file", True),
+        ("**/file*", "dir/dir/file.txt", True),
+        ("**/file*txt", "dir/dir/file.txt", True),
+        ("**/file*.txt", "dir/dir/file.txt", True),
+        ("**/file*.txt*", "dir/dir/file.txt", True),
+        ("**/**/*.txt", "dir/dir/file.txt", True),
+        ("**/**/*.txt2", "dir/dir/file.txt", False),
+        ("**/*.txt", "file.txt", True),
+        ("**/**/*.txt", "file.txt", True),
+        ("a**/*.txt", "a/file.txt", True),
+        ("a**/*.txt", "a/dir/file.txt", True),
+        ("a/*.txt", "a/dir/file.txt", False),
+        ("a/*.txt", "a/file.txt", True),
+        ("a/*.txt**", "a/file.txt", True),
+        ("a[b-d]e", "ae", False),
+        ("a[b-d]e", "ace", True),
+        ("a[^b-d]e", "aze", True),
+        (".*", ".foo", True),
+        (".*", "foo", False),
+        ("abc.def", "abcdef", False),
+        ("abc.def", "abc.def", True),
+        ("abc?def", "abcZdef", True),
+        ("abc?def", "abcdef", False),
+        ("a\\\\", "a\\", True),
+        ("**/foo/bar", "foo/bar", True),
+        ("**/foo/bar", "dir/foo/bar", True),
+        ("abc/**", "abc", False),
+        ("abc/**", "abc/def/ghi", True),
+        ("**/.foo", ".foo", True),
+        ("**/.foo", "bar.foo", False),
+        ("a(b)c/def", "a(b)c/def", True),
+        ("a.|)$(}+{bc", "a.|)$(}+{bc", True),
+        (
+            "dist/proxy.py-2.4.0rc3.dev36+g08acad9-py3-none-any.whl",
+            "dist/proxy.py-2.4.0rc3.dev36+g08acad9-py3-none-any.whl",
+            True,
+        ),
+        ("dist/*.whl", "dist/proxy.py-2.4.0-py3-none-any.whl", True),
+        ("docs", "docs/a/b", True),
+        ("docs", "docs2", False),
+        ("docs", "a/docs", False),
+        ("/docs", "docs", True),
+        ("docs/", "docs", True),
+        ("./docs", "docs", True),
+        ("a/../docs", "docs", True),
+        ("*/docs", "a/docs/b", True),
+        ("*", "a", True),
+        ("*", "a/b/c", True),
+        ("fileutils.go", "fileutils.go", True),
+        ("*.GO", "a.go", False),
+        ("#x", "#x", False),
+        (" #x", "#x", True),
+        ("  a  ", "a", True),
+        ("\u00e9*", "été", True),
+        (".", "a", False),
+        ("..", "a", False),
+        ("/", "a", False),
+    ],
+)
+def test_ignore_matches_one_pattern(pattern: str, path: str, ignored: bool) -> None:
+    """A pattern matches a path, or a folder it is in; two stars are any number of folders."""
+    assert Ignore.parse(pattern.encode()).ignores(path.rstrip("/")) is ignored
+
+
+@pytest.mark.parametrize(
+    ("patterns", "path", "ignored"),
+    [
+        (["*", "!a"], "a", False),
+        (["*", "!a"], "b", True),
+        (["!a", "*"], "a", True),
+        (["*.md", "!README.md"], "README.md", False),
+        (["*.md", "!README*.md", "README-secret.md"], "README-secret.md", True),
+        (["*.md", "README-secret.md", "!README*.md"], "README-secret.md", False),
+        (["docs", "!docs/README.md"], "docs/README.md", False),
+        (["docs", "!docs/README.md"], "docs/other", True),
+        (["docs/**", "!docs/README.md"], "docs/README.md", False),
+        (["**", "!util/docker/web"], "util/docker/web/foo", False),
+        (["**", "!util/docker/web", "util/docker/web/foo"], "util/docker/web/foo", True),
+        (["**", "!dist/proxy.py", "!x"], "dist/proxy.py", False),
+        (["*", "!*.go"], "a/b.go", True),
+        (["*", "!**/*.go"], "a/b.go", False),
+        (["a", "! a"], "a", False),
+        (["", "  ", "# c", "a"], "a", True),
+        (["a", "", "!b"], "b", False),
+    ],
+)
+def test_ignore_obeys_the_last_match(patterns: list[str], path: str, ignored: bool) -> None:
+    """Of the patterns that match, the last one says whether the file stays."""
+    found = Ignore.parse("\n".join(patterns).encode())
+    assert found.ignores(path) is ignored
+
+
+def test_ignore_reads_any_line_end() -> None:
+    """A BOM and carriage returns are not parts of a pattern."""
+    found = Ignore.parse(b"\xef\xbb\xbfa\r\n#c\r\n!b\r\n")
+    assert [(pattern.text, pattern.exception) for pattern in found.patterns] == [("a", False), ("b", True)]
+
+
+def test_ignore_never_drops_the_context() -> None:
+    """The context itself is not ignored, whatever matches."""
+    assert Ignore.parse(b"**\n.\n").ignores(".") is False
+
+
+@pytest.mark.parametrize(
+    ("content", "line", "word"),
+    [
+        ("a\n!\n", 2, "excepts nothing"),
+        ("[\n", 1, "malformed"),
+        ("a\nb\n[a-\n", 3, "malformed"),
+        ("a\\\n", 1, "backslash"),
+    ],
+)
+def test_ignore_refuses_malformed_patterns(content: str, line: int, word: str) -> None:
+    """A malformed pattern is refused with file and line."""
+    with pytest.raises(SpecInvalid) as caught:
+        Ignore.parse(content.encode(), "D.dockerignore")
+    assert caught.value.what.startswith(f"D.dockerignore:{line}: ")
+    assert word in caught.value.what
+
+
+@pytest.mark.parametrize(
+    ("patterns", "folder", "pruned"),
+    [
+        (["a"], "a", True),
+        (["a"], "b", False),
+        (["*"], "a/b", True),
+        (["a", "!a/b/c"], "a", False),
+        (["a", "!a/b/c"], "a/b", False),
+        (["a", "!a/b/c"], "a/x", True),
+        (["a", "!ab/c"], "a", True),
+        (["a", "!*/b"], "a", False),
+        (["a", "!**/b"], "a/x/y", False),
+        (["!a/b", "a"], "a", False),
+    ],
+)
+def test_ignore_prunes_folders(patterns: list[str], folder: str, pruned: bool) -> None:
+    """A folder need not be looked into where no exception could bring anything in it back."""
+    assert Ignore.parse("\n".join(patterns).encode()).prunes(folder) is pruned
+
+
+def test_ignore_serves_excludes() -> None:
+    """The patterns of --exclude are read the same way, a hash being nothing special."""
+    found = Ignore.of(["*.txt", "!keep.txt", "#x", ""])
+    assert [found.ignores(path) for path in ("a.txt", "keep.txt", "#x", "a")] == [True, False, True, False]
+
+
+def test_ignore_file_of_the_dockerfile_comes_first() -> None:
+    """A Dockerfile's own ignore file is looked for before the context's."""
+    assert ignore_names("sub/app.Dockerfile") == ("sub/app.Dockerfile.dockerignore", ".dockerignore")
+
+
+@given(
+    st.lists(st.text(alphabet="ab/*?[]!^-\\. #", max_size=12), max_size=4),
+    st.text(alphabet="ab/.", min_size=1, max_size=12),
+)
+@settings(max_examples=300, deadline=None)
+def test_ignore_raises_nothing_else(patterns: list[str], path: str) -> None:
+    """Whatever the patterns, a path is ignored or not, or the file is refused; what is pruned is ignored."""
+    try:
+        found = Ignore.parse("\n".join(patterns).encode())
+    except SpecInvalid:
+        return
+    if found.prunes(path):
+        assert found.ignores(path)
+        assert found.ignores(f"{path}/below")

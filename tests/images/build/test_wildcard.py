@@ -1,0 +1,127 @@
+"""Go's path patterns, as COPY sources have them."""
+
+from __future__ import annotations
+
+import pytest
+
+from pytest_containers.errors import SpecInvalid
+from pytest_containers.images.build import wildcard
+
+
+@pytest.mark.parametrize(
+    ("pattern", "path", "matches"),
+    [
+        ("abc", "abc", True),
+        ("*", "abc", True),
+        ("*c", "abc", True),
+        ("a*", "a", True),
+        ("a*", "abc", True),
+        ("a*", "ab/c", False),
+        ("a*/b", "abc/b", True),
+        ("a*/b", "a/c/b", False),
+        ("a*b*c*d*e*/f", "axbxcxdxe/f", True),
+        ("a*b*c*d*e*/f", "axbxcxdxexxx/fff", False),
+        ("a*b?c*x", "abxbbxdbxebxczzx", True),
+        ("a*b?c*x", "abxbbxdbxebxczzy", False),
+        ("ab[c]", "abc", True),
+        ("ab[b-d]", "abc", True),
+        ("ab[e-g]", "abc", False),
+        ("ab[^c]", "abc", False),
+        ("ab[^b-d]", "abc", False),
+        ("ab[^e-g]", "abc", True),
+        ("a\\*b", "a*b", True),
+        ("a\\*b", "ab", False),
+        ("a?b", "a☺b", True),
+        ("a[^a]b", "a☺b", True),
+        ("a???b", "a☺b", False),
+        ("[a-ζ]*", "α", True),
+        ("*[a-ζ]", "A", False),
+        ("a?b", "a/b", False),
+        ("a*b", "a/b", False),
+        ("a[/]b", "a/b", True),
+        ("[\\]a]", "]", True),
+        ("[\\-]", "-", True),
+        ("[x\\-]", "x", True),
+        ("[x\\-]", "z", False),
+        ("[\\-x]", "a", False),
+        ("*x", "xxx", True),
+        ("a[", "a", None),
+        ("[]a]", "]", None),
+        ("[-]", "-", None),
+        ("[x-]", "x", None),
+        ("[-x]", "x", None),
+        ("[", "a", None),
+        ("[^", "a", None),
+        ("[^bc", "a", None),
+        ("a\\", "a", None),
+        ("[a-b-c]", "a", None),
+        ("[z-a]", "m", False),
+        ("[^z-a]", "m", True),
+        ("", "", True),
+        ("", "x", False),
+        ("a.b", "axb", False),
+        ("(a|b)+", "(a|b)+", True),
+        ("[[]", "[", True),
+        ("[!a]", "!", True),
+        ("[&&~~||]", "&", True),
+    ],
+)
+def test_wildcard_matches_as_in_go(pattern: str, path: str, matches: bool | None) -> None:
+    """Stars and question marks stop at slashes, brackets are sets, and malformed patterns are refused."""
+    if matches is None:
+        with pytest.raises(SpecInvalid, match="the pattern"):
+            wildcard.match(pattern, path)
+    else:
+        assert wildcard.match(pattern, path) is matches
+
+
+@pytest.mark.parametrize(
+    ("path", "wild"),
+    [
+        ("a", False),
+        ("a*", True),
+        ("a?b", True),
+        ("a[b", True),
+        ("a\\*", False),
+        ("a\\\\*", True),
+        ("a]", False),
+    ],
+)
+def test_wildcard_is_noticed(path: str, wild: bool) -> None:
+    """An escaped wildcard is a character of the name."""
+    assert wildcard.has_wildcard(path) is wild
+
+
+@pytest.mark.parametrize(
+    ("path", "parts"),
+    [
+        ("a/b", ("a/b", "")),
+        ("a/b*/c", ("a", "b*/c")),
+        ("*", ("", "*")),
+        ("/a/*", ("/a", "*")),
+        ("/*", ("/", "*")),
+        ("./a//b/?", ("a/b", "?")),
+        ("a/\\*/b", ("a/\\*/b", "")),
+    ],
+)
+def test_wildcard_splits_the_folder_off(path: str, parts: tuple[str, str]) -> None:
+    """What stands before the first wildcard is a folder that can be opened."""
+    assert wildcard.split(path) == parts
+
+
+@pytest.mark.parametrize(
+    ("path", "cleaned"),
+    [
+        ("", "."),
+        (".", "."),
+        ("a//b", "a/b"),
+        ("//a", "/a"),
+        ("a/", "a"),
+        ("./a/../b", "b"),
+        ("../a", "../a"),
+        ("/..", "/"),
+    ],
+)
+def test_path_is_cleaned_as_in_go(path: str, cleaned: str) -> None:
+    """The shortest path is the one Go would give."""
+    assert wildcard.clean(path) == cleaned
