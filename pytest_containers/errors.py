@@ -17,7 +17,8 @@
     │   ├── LayerEscape             a layer that reaches outside its own tree
     │   ├── LayerTooLarge           a layer past its limit
     │   ├── StoreFull               no room left for layers
-    │   └── NotPortable             an image that only this machine can run
+    │   ├── NotPortable             an image that only this machine can run
+    │   └── BuildFailed             a step of a Dockerfile that failed
     ├── StartError                  the first process (or an exec) did not come to run: 125
     │   ├── CommandNotFound         127
     │   ├── CommandNotExecutable    126
@@ -38,6 +39,7 @@ from collections.abc import Iterator, Mapping
 from typing import ClassVar
 
 __all__ = [
+    "BuildFailed",
     "CommandNotExecutable",
     "CommandNotFound",
     "ContainerExited",
@@ -108,9 +110,9 @@ class Unsupported(EngineError):
     """The chosen engine does not have a feature; raised before anything starts."""
 
     @classmethod
-    def of(cls, engine: str, feature: str, *, mend: str = "") -> Unsupported:
+    def of(cls, engine: str, feature: str, *, seen: str = "", mend: str = "") -> Unsupported:
         """Return the error for *feature* of *engine*."""
-        return cls(f"the {engine} engine does not support {feature}", mend=mend)
+        return cls(f"the {engine} engine does not support {feature}", seen=seen, mend=mend)
 
 
 class ImageError(ContainersError):
@@ -155,6 +157,10 @@ class StoreFull(ImageError):
 
 class NotPortable(ImageError):
     """An image that stands on this machine's own files and cannot leave it."""
+
+
+class BuildFailed(ImageError):
+    """A step of a Dockerfile that ended with an exit code other than 0."""
 
 
 class StartError(ContainersError):

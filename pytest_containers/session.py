@@ -162,7 +162,10 @@ class Session:
         """
         service, reference = self.catalog.find(order.image)
         self._refuse(order, lifetime)
-        image = self.images.pull(reference, policy=order.pull, platform=order.platform)
+        if _is_folder(order.image):
+            image = self.images.build(order.image, platform=order.platform)
+        else:
+            image = self.images.pull(reference, policy=order.pull, platform=order.platform)
         spec = self._named(_with_service(order.spec, service), order, lifetime)
         handle = self.engine.create(spec, image)
         try:
@@ -199,13 +202,8 @@ class Session:
         for feature in order.needs(lifetime):
             if feature not in engine.features or feature == "volumes":
                 named = f" with names ({', '.join(order.named_volumes)})" if feature == "volumes" else ""
-                raise Unsupported.of(engine.name, feature + named, mend=_instead(feature))
-        if _is_folder(order.image):
-            raise Unsupported.of(
-                engine.name,
-                f"building the folder {order.image}",
-                mend='start from "host" or another image, exec() what is missing, and commit()',
-            )
+                has = f"it has {', '.join(sorted(engine.features)) or 'no feature that can be missing'}"
+                raise Unsupported.of(engine.name, feature + named, seen=has, mend=_instead(feature))
 
     def _named(self, spec: ContainerSpec, order: Order, lifetime: Lifetime) -> ContainerSpec:
         """Return *spec* with a name; that of a container of the run is the same in every process."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from pytest_containers.engines.base import Images
-from pytest_containers.errors import RegistryError, SpecInvalid
-from pytest_containers.spec import ImageConfig, ImageRecord, PullPolicy
+from pytest_containers.errors import LayerCorrupt, LayerEscape, LayerTooLarge, RegistryError, SpecInvalid
+from pytest_containers.spec import BuildSpec, ImageConfig, ImageRecord, PullPolicy
 
 __all__ = ["Shelf"]
 
@@ -50,6 +52,43 @@ class Shelf:
         """Forget a name. Raises ImageNotFound."""
         self._images.remove(reference)
 
+    def build(
+        self,
+        folder: str | os.PathLike[str],
+        tag: str | Sequence[str] = (),
+        *,
+        dockerfile: str = "Dockerfile",
+        target: str | None = None,
+        args: Mapping[str, str] | None = None,
+        secrets: Mapping[str, str | bytes] | None = None,
+        labels: Mapping[str, str] | None = None,
+        platform: str | None = None,
+        use_cache: bool = True,
+        report: Callable[[str, bytes], None] | None = None,
+    ) -> ImageRecord:
+        """Make an image of the Dockerfile in *folder* and name it *tag*; steps come from a cache.
+
+        Without a tag the name is made from the folder's. *report* hears of each step and of what
+        it writes. Raises SpecInvalid with file and line, BuildFailed, and what a pull raises.
+        """
+        where = Path(folder).resolve()
+        tags = (tag,) if isinstance(tag, str) else tuple(tag)
+        spec = BuildSpec(
+            folder=str(where),
+            tags=tags or (_tag(where, dockerfile, target),),
+            dockerfile=dockerfile,
+            target=target,
+            args=dict(args or {}),
+            secrets={
+                name: value.encode() if isinstance(value, str) else value
+                for name, value in (secrets or {}).items()
+            },
+            labels=dict(labels or {}),
+            platform=platform,
+            use_cache=use_cache,
+        )
+        return self._images.build(spec, report or (lambda _step, _output: None))
+
     def load(
         self, tar: str | os.PathLike[str], reference: str, *, config: ImageConfig | None = None
     ) -> ImageRecord:
@@ -58,4 +97,13 @@ class Shelf:
         if not path.is_file():
             raise SpecInvalid(f"there is no file {path}", mend="name the tar of a root file system")
         with path.open("rb") as file:
-            return self._images.load(file, reference, config or ImageConfig())
+            try:
+                return self._images.load(file, reference, config or ImageConfig())
+            except (LayerCorrupt, LayerEscape, LayerTooLarge) as error:
+                raise type(error)(f"{path}: {error.what}", seen=error.seen, mend=error.mend) from error
+
+
+def _tag(folder: Path, dockerfile: str, target: str | None) -> str:
+    """Return the name of an image that nobody named: always the same for the same folder."""
+    whole = "\0".join((str(folder), dockerfile, target or ""))
+    return f"built-{hashlib.sha256(whole.encode()).hexdigest()[:16]}"

@@ -19,6 +19,7 @@ from pytest_containers.errors import SpecInvalid
 __all__ = [
     "Address",
     "Bind",
+    "BuildSpec",
     "Change",
     "ContainerSpec",
     "ContainerState",
@@ -125,6 +126,25 @@ class ImageRecord:
     diff_ids: tuple[str, ...] = ()
     portable: bool = True
     size_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildSpec:
+    """An image to be made from the Dockerfile in *folder*, which is also what COPY copies from.
+
+    *tags* are its names, at least one. *args* are build arguments, *secrets* what
+    ``RUN --mount=type=secret`` may see, by id. *target* is a stage's name, None the last one.
+    """
+
+    folder: str
+    tags: tuple[str, ...]
+    dockerfile: str = "Dockerfile"
+    target: str | None = None
+    args: Mapping[str, str] = field(default_factory=dict, repr=False)
+    secrets: Mapping[str, bytes] = field(default_factory=dict, repr=False)
+    labels: Mapping[str, str] = field(default_factory=dict)
+    platform: str | None = None
+    use_cache: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -140,10 +140,10 @@ def test_lifetime_and_network_need_features(engine: MemoryEngine) -> None:
 
 
 @pytest.mark.parametrize("image", [".", "./app", "/srv/app", "with-dockerfile"])
-def test_folder_is_refused(
+def test_folder_is_built(
     session: Session, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, image: str
 ) -> None:
-    """Building a folder is refused by name; a bare name is a folder where it has a Dockerfile."""
+    """A folder is for the engine to build, and this one cannot; a bare name is one with its Dockerfile."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "with-dockerfile").mkdir()
     (tmp_path / "with-dockerfile" / "Dockerfile").write_text("FROM host\n")

@@ -9,11 +9,12 @@ in ``tests/engines/`` runs against every engine that is present.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import BinaryIO
 
 from pytest_containers.spec import (
     Address,
+    BuildSpec,
     Change,
     ContainerSpec,
     ContainerState,
@@ -197,6 +198,13 @@ class Images(ABC):
     @abstractmethod
     def remove(self, reference: str) -> None:
         """Forget a name. Raises ImageNotFound."""
+
+    @abstractmethod
+    def build(self, spec: BuildSpec, report: Callable[[str, bytes], None]) -> ImageRecord:
+        """Make an image of a Dockerfile; *report* hears of each step, and of what it writes.
+
+        Raises SpecInvalid with file and line, BuildFailed, Unsupported, and what a pull raises.
+        """
 
     @abstractmethod
     def load(self, tar: BinaryIO, reference: str, config: ImageConfig) -> ImageRecord:

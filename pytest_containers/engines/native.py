@@ -70,7 +70,7 @@ class NativeEngine(Engine):
     ) -> None:
         self._folder = run_folder
         self._owner_pid = owner_pid
-        self._images = NativeImages(store, offline=offline, mirrors=mirrors)
+        self._images = NativeImages(store, self._connected, offline=offline, mirrors=mirrors)
         self._lock = threading.Lock()
         self._janitor: subprocess.Popen[bytes] | None = None
         self._connection: client.Connection | None = None
@@ -161,6 +161,7 @@ class NativeEngine(Engine):
                 self._janitor.wait(_END_S)
         if owner and self._folder.exists():  # its janitor was killed, or refused
             with contextlib.suppress(HostError):
+                folders.withdraw(self._folder)
                 self.reclaim()
 
     def _end_run(self) -> None:

@@ -6,18 +6,19 @@ The wing is imported at the first use: a run on images that are there needs no r
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from pytest_containers.engines.base import Images
 from pytest_containers.errors import ImageError, ImageNotFound
-from pytest_containers.spec import ImageConfig, ImageRecord, PullPolicy
+from pytest_containers.spec import BuildSpec, ImageConfig, ImageRecord, PullPolicy
 
 if TYPE_CHECKING:
     from pytest_containers.images.reference import Reference
     from pytest_containers.images.store import Store
     from pytest_containers.images.transport import Settings
+    from pytest_containers.runtime.client import Connection
 
 __all__ = ["NativeImages"]
 
@@ -25,10 +26,19 @@ __all__ = ["NativeImages"]
 class NativeImages(Images):
     """The image store in the folder *store*, made at its first use.
 
-    *offline* asks no registry for anything; *mirrors* maps a registry to those asked before it.
+    *connect* leads to the run's supervisor, for the commands of a build. *offline* asks no
+    registry for anything; *mirrors* maps a registry to those asked before it.
     """
 
-    def __init__(self, store: Path, *, offline: bool, mirrors: Mapping[str, tuple[str, ...]]) -> None:
+    def __init__(
+        self,
+        store: Path,
+        connect: Callable[[], Connection],
+        *,
+        offline: bool,
+        mirrors: Mapping[str, tuple[str, ...]],
+    ) -> None:
+        self._connect = connect
         self._folder = store
         self._offline = offline
         self._mirrors = mirrors
@@ -117,6 +127,14 @@ class NativeImages(Images):
         from pytest_containers.images.reference import Reference
 
         self._store.remove(Reference.parse(reference))
+
+    def build(self, spec: BuildSpec, report: Callable[[str, bytes], None]) -> ImageRecord:
+        """Make an image of a Dockerfile, its commands run in containers of this run."""
+        from pytest_containers.engines.native_build import NativeRunner
+        from pytest_containers.images.build.build import build
+
+        runner = NativeRunner(self._connect, self)
+        return build(self._store, runner, spec, pull=self.pull, report=report)
 
     def load(self, tar: BinaryIO, reference: str, config: ImageConfig) -> ImageRecord:
         """Make a one-layer image of a root file system's tar."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import replace
 from typing import BinaryIO
 
 from pytest_containers.engines.base import Images
-from pytest_containers.errors import ImageNotFound, NotPortable, ReferenceInvalid
-from pytest_containers.spec import ImageConfig, ImageRecord, PullPolicy
+from pytest_containers.errors import ImageNotFound, NotPortable, ReferenceInvalid, Unsupported
+from pytest_containers.spec import BuildSpec, ImageConfig, ImageRecord, PullPolicy
 from tests.engines.memory_files import HOST, Files
 
 __all__ = ["MemoryImages"]
@@ -76,6 +77,9 @@ class MemoryImages(Images):
     def remove(self, reference: str) -> None:
         self._known(reference)
         del self._named[reference]
+
+    def build(self, spec: BuildSpec, report: Callable[[str, bytes], None]) -> ImageRecord:
+        raise Unsupported.of("memory", f"building the folder {spec.folder}")
 
     def load(self, tar: BinaryIO, reference: str, config: ImageConfig) -> ImageRecord:
         files = Files()

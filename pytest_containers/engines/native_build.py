@@ -1,0 +1,94 @@
+"""Runs the steps of a build in containers of the native engine (floor 2)."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, BinaryIO, Final
+
+from pytest_containers.engines.native_container import NativeHandle
+from pytest_containers.errors import SpecInvalid
+from pytest_containers.runtime import client, messages
+from pytest_containers.spec import ContainerSpec, ImageConfig, ImageRecord
+
+if TYPE_CHECKING:
+    from pytest_containers.engines.native_images import NativeImages
+    from pytest_containers.images.build.runner import Command, Workspace
+
+__all__ = ["NativeRunner"]
+
+_POLL_S: Final = 0.02
+_CLOSED: Final = "build-none"
+_NAME_BYTES: Final = 6
+
+
+class NativeRunner:
+    """Opens workspaces as containers of the run that *connect* leads to."""
+
+    def __init__(self, connect: Callable[[], client.Connection], images: NativeImages) -> None:
+        self._connect = connect
+        self._images = images
+
+    @contextlib.contextmanager
+    def open(self, layers: tuple[str, ...], command: Command | None) -> Iterator[Workspace]:
+        """Open a workspace over the folders *layers*, oldest first; all of it is gone at its end."""
+        connection = self._connect()
+        request = messages.Create(spec=self._spec(connection, command), config=ImageConfig(), layers=layers)
+        created, (log,) = connection.ask(request)
+        image = ImageRecord(reference="", id="", digest="", config=ImageConfig())
+        handle = NativeHandle(connection, created, log, self._images, image)
+        try:
+            yield _NativeWorkspace(connection, handle)
+        finally:
+            handle.remove()
+
+    def _spec(self, connection: client.Connection, command: Command | None) -> ContainerSpec:
+        name = f"build-{os.urandom(_NAME_BYTES).hex()}"
+        if command is None:
+            return ContainerSpec(name=name, command=("/",), storage="disk")
+        network = "default"
+        if command.network == "none":
+            network = _CLOSED
+            with contextlib.suppress(SpecInvalid):  # it is there already
+                connection.tell(messages.CreateNetwork(name=_CLOSED, internal=True))
+        return ContainerSpec(
+            name=name,
+            hostname="buildkitsandbox",
+            command=command.argv,
+            env=command.env,
+            user=command.user,
+            workdir=command.workdir,
+            network=network,
+            binds=command.binds,
+            tmpfs=command.tmpfs,
+            # What a step installs may be large, and is read once more as a layer.
+            storage="disk",
+        )
+
+
+class _NativeWorkspace:
+    def __init__(self, connection: client.Connection, handle: NativeHandle) -> None:
+        self._connection = connection
+        self._handle = handle
+
+    def run(self, output: Callable[[bytes], None]) -> int:
+        self._handle.start()
+        position = 0
+        while True:
+            state = self._handle.wait(_POLL_S)
+            chunks, position = self._handle.logs(position)
+            for chunk in chunks:
+                output(chunk.content)
+            if state.exit is not None:
+                return state.exit.code
+
+    def read(self, path: str, into: BinaryIO) -> None:
+        self._handle.tree.read(path, into)
+
+    def write(self, folder: str, tar: BinaryIO) -> None:
+        self._handle.tree.write(folder, tar)
+
+    def layer(self, into: BinaryIO) -> None:
+        self._connection.tell(messages.Layer(id=self._handle.id), (into.fileno(),))
+        into.seek(0, os.SEEK_END)

@@ -1,0 +1,77 @@
+"""What a stage begins with, and what COPY --from takes from: an image, the host, nothing, a stage."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+from pytest_containers.errors import SpecInvalid
+from pytest_containers.images.build.cache import step_key
+from pytest_containers.images.build.origins import Origin
+from pytest_containers.images.build.stages import Plan
+from pytest_containers.images.build.state import State
+from pytest_containers.images.chains import host_chain
+from pytest_containers.images.digest import Digest
+from pytest_containers.images.host import host_record
+from pytest_containers.images.manifest import (
+    BASE_KEY_ANNOTATION,
+    MANIFEST_LIMIT_BYTES,
+    Manifest,
+    read_history,
+)
+from pytest_containers.images.store import CONFIG_LIMIT_BYTES, Store
+from pytest_containers.spec import ImageConfig, ImageRecord
+
+__all__ = ["Bases"]
+
+
+class Bases:
+    """Finds bases for one plan; *pull* gives an image by its name, ready to start."""
+
+    def __init__(self, store: Store, plan: Plan, pull: Callable[[str], ImageRecord]) -> None:
+        self._store = store
+        self._plan = plan
+        self._pull = pull
+
+    def state(self, origin: Origin, built: Mapping[int, State]) -> State:
+        """Return what *origin* stands for. Raises what a pull raises, SpecInvalid for a named context."""
+        match origin.kind:
+            case "stage":
+                state = built[origin.number]
+                return replace(state, own_command=False, config=replace(state.config, onbuild=()))
+            case "scratch":
+                return State(
+                    key=step_key("", "scratch"), scope=self._plan.scope.begin(()), config=ImageConfig()
+                )
+            case "host":
+                return self._host()
+            case "image":
+                return self._image(self._pull(origin.name))
+            case _:
+                raise SpecInvalid(f"there is no context named {origin.name or 'context'}")
+
+    def triggers(self, origin: Origin) -> tuple[str, ...]:
+        """Return the ONBUILD instructions of an image; they run once and no further image inherits them."""
+        return self._pull(origin.name).config.onbuild if origin.kind == "image" else ()
+
+    def _host(self) -> State:
+        record = host_record()
+        scope = self._plan.scope.begin(record.config.env)
+        base = host_chain(record.digest)
+        return State(key=step_key("", base), scope=scope, config=record.config, base=base)
+
+    def _image(self, record: ImageRecord) -> State:
+        if not record.portable and not record.diff_ids:
+            return self._host()
+        self._store.layers(record)  # unpacked where they were not
+        manifest = Manifest.parse(self._store.blobs.read(Digest.parse(record.digest), MANIFEST_LIMIT_BYTES))
+        base = host_chain(manifest.annotations[BASE_KEY_ANNOTATION]) if manifest.base else None
+        return State(
+            key=step_key("", record.id, base or ""),
+            scope=self._plan.scope.begin(record.config.env),
+            config=replace(record.config, onbuild=()),
+            base=base,
+            layers=manifest.layers,
+            diff_ids=record.diff_ids,
+            history=read_history(self._store.blobs.read(manifest.config.digest, CONFIG_LIMIT_BYTES)),
+        )

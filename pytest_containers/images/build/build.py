@@ -1,0 +1,131 @@
+"""From a folder with a Dockerfile to a named image: the whole way of a build in one place."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+from pytest_containers.errors import SpecInvalid
+from pytest_containers.images.build.bases import Bases
+from pytest_containers.images.build.builder import Builder, Report, Settings
+from pytest_containers.images.build.demand import Demand, demands
+from pytest_containers.images.build.dockerfile import parse
+from pytest_containers.images.build.instruction import Run
+from pytest_containers.images.build.runner import Runner
+from pytest_containers.images.build.stages import Plan, plan
+from pytest_containers.images.build.state import State
+from pytest_containers.images.chains import HOST
+from pytest_containers.images.commit import write_image
+from pytest_containers.images.manifest import BASE_ANNOTATION, BASE_KEY_ANNOTATION
+from pytest_containers.images.platform import Platform
+from pytest_containers.images.reference import Reference
+from pytest_containers.images.store import Store
+from pytest_containers.spec import BuildSpec, ImageRecord
+
+__all__ = ["build"]
+
+_REASONS: Final = (
+    ("device", "devices are not handed to a build"),
+    ("insecure", "a build step never gets more than the default capabilities"),
+    ("host network", "a build step has a network of its own"),
+    ("ssh", "agents are not forwarded"),
+    ("http", "URLs are not fetched by ADD yet"),
+    ("git", "git repositories are not fetched by ADD yet"),
+    ("sctp", "there is no such transport here"),
+    ("platform", "it is not this machine's, and foreign code is not emulated"),
+    ("frontend", "only Docker's own syntax is known"),
+)
+
+
+def build(
+    store: Store,
+    runner: Runner,
+    spec: BuildSpec,
+    *,
+    pull: Callable[[str], ImageRecord],
+    report: Report,
+) -> ImageRecord:
+    """Build what *spec* says and give the image its names; return its record.
+
+    What cannot be had is refused, with its line, before the first step. Raises BuildFailed for a
+    step that fails, SpecInvalid for a Dockerfile that means nothing, and what pulls raise.
+    """
+    folder = Path(spec.folder)
+    path = folder / spec.dockerfile
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise SpecInvalid(
+            f"there is no Dockerfile at {path}", seen=error.strerror or "", mend="name it with dockerfile="
+        ) from error
+    wanted = Platform.parse(spec.platform) if spec.platform else None
+    dockerfile = parse(content, name=spec.dockerfile)
+    building = plan(dockerfile, target=spec.target, build_args=dict(spec.args), platform=wanted)
+    bases = Bases(store, building, pull)
+    building = _with_triggers(building, bases)
+    for demand in demands(building):
+        _refuse(demand)
+    _refuse_foreign_mounts(building)
+    created = ""
+    if building.epoch_s is not None:
+        moment = datetime.datetime.fromtimestamp(building.epoch_s, datetime.UTC)
+        created = moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+    settings = Settings(
+        context=folder,
+        dockerfile=spec.dockerfile,
+        secrets=spec.secrets,
+        use_cache=spec.use_cache,
+        created=created,
+    )
+    state = Builder(store, runner, building, bases, settings, report).build()
+    return _name(store, state, spec)
+
+
+def _with_triggers(building: Plan, bases: Bases) -> Plan:
+    """Return the plan with the ONBUILD instructions of the images that its stages stand on."""
+    for stage in building.stages:
+        if triggers := bases.triggers(stage.base):
+            building = building.with_triggers(stage.number, triggers)
+    return building
+
+
+def _refuse(demand: Demand) -> None:
+    for feature, reason in _REASONS:
+        if demand.feature == feature:
+            raise demand.refusal(reason)
+
+
+def _refuse_foreign_mounts(building: Plan) -> None:
+    for stage in building.stages:
+        for step in stage.steps:
+            foreign = [origin for origin in step.origins if origin.kind != "context"]
+            if isinstance(step.instruction, Run) and foreign:
+                raise SpecInvalid(
+                    f"{step.instruction.location}: a RUN cannot mount from a {foreign[0].kind}",
+                    mend="COPY --from it in a step before",
+                )
+
+
+def _name(store: Store, state: State, spec: BuildSpec) -> ImageRecord:
+    annotations: dict[str, str] = {}
+    if state.base is not None:
+        annotations = {BASE_ANNOTATION: HOST, BASE_KEY_ANNOTATION: state.base.partition(":")[2]}
+    # A base's triggers are spent, those of this Dockerfile's own are for the next.
+    config = replace(state.config, labels={**state.config.labels, **spec.labels})
+    first, *others = (Reference.parse(tag) for tag in spec.tags)
+    record = write_image(
+        store,
+        first,
+        layers=state.layers,
+        diff_ids=state.diff_ids,
+        config=config,
+        history=state.history,
+        annotations=annotations,
+    )
+    data, _ = store.manifest(first)
+    for other in others:
+        store.tag(other, data, local=True)
+    return record

@@ -1,0 +1,247 @@
+"""Walks a plan: stage by stage and step by step, from the cache where that is possible.
+
+The meaning of each instruction is that of https://docs.docker.com/reference/dockerfile/; the keys
+of the cache follow BuildKit's (solver/llbsolver, cache/contenthash): a RUN depends on its command,
+environment, user, folder and mounts, a COPY on the content of what it copies, and both on all
+layers below.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import io
+import tarfile
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import BinaryIO, Final
+
+from pytest_containers.errors import BuildFailed
+from pytest_containers.images.build.bases import Bases
+from pytest_containers.images.build.cache import Cached, StepCache, step_key
+from pytest_containers.images.build.context import Context
+from pytest_containers.images.build.expand import expand
+from pytest_containers.images.build.instruction import Add, Copy, Execution, Maintainer, Run, Workdir
+from pytest_containers.images.build.mounts import Mounts
+from pytest_containers.images.build.output import Tail
+from pytest_containers.images.build.placing import place
+from pytest_containers.images.build.runner import Command, Runner, Workspace
+from pytest_containers.images.build.selection import origin_path, select_tar
+from pytest_containers.images.build.source import located
+from pytest_containers.images.build.stages import Plan, Step
+from pytest_containers.images.build.state import State, after
+from pytest_containers.images.chains import Chains
+from pytest_containers.images.commit import add_layer
+from pytest_containers.images.decompress import PIECE_BYTES
+from pytest_containers.images.store import Store
+from pytest_containers.spec import Bind
+
+__all__ = ["Builder", "Report", "Settings"]
+
+# What is being done, and what it writes meanwhile.
+Report = Callable[[str, bytes], None]
+_EMPTY_TAR_BYTES: Final = 10240
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """How a build is done. *use_cache* false makes every step anew; *created* stamps the history."""
+
+    context: Path
+    dockerfile: str = "Dockerfile"
+    secrets: Mapping[str, bytes] = field(default_factory=dict, repr=False)
+    use_cache: bool = True
+    created: str = ""
+
+
+class Builder:
+    """Builds one plan."""
+
+    def __init__(
+        self, store: Store, runner: Runner, plan: Plan, bases: Bases, settings: Settings, report: Report
+    ) -> None:
+        self._store = store
+        self._runner = runner
+        self._plan = plan
+        self._bases = bases
+        self._settings = settings
+        self._report = report
+        self._chains = Chains(store.root, store.blobs)
+        self._cache = StepCache(store)
+        self._context = Context.open(settings.context, settings.dockerfile)
+        self._mounts = Mounts(self._cache, settings.context, settings.secrets)
+        self._built: dict[int, State] = {}
+
+    def build(self) -> State:
+        """Build all stages of the plan; return the target's state.
+
+        Raises BuildFailed for a command that fails,
+        SpecInvalid, with file and line, for what cannot be meant.
+        """
+        for stage in self._plan.stages:
+            with located(stage.location):
+                state = self._bases.state(stage.base, self._built)
+            for number, step in enumerate(stage.steps, 1):
+                self._report(f"[{stage.title} {number}/{len(stage.steps)}] {step.instruction.text}", b"")
+                with located(step.instruction.location):
+                    state = self._step(state, step)
+            self._built[stage.number] = state
+        return self._built[self._plan.target]
+
+    def _step(self, state: State, step: Step) -> State:
+        instruction = expand(step.instruction, state.scope)
+        match instruction:
+            case Run():
+                return self._run(state, instruction)
+            case Copy() | Add():
+                return self._copy(state, instruction, step)
+            case Workdir():
+                return self._workdir(after(state, instruction), instruction)
+            case _:
+                author = instruction.author if isinstance(instruction, Maintainer) else ""
+                made = after(state, instruction)
+                return made.with_history(self._now(), instruction.text, empty=True, author=author)
+
+    def _now(self) -> str:
+        if self._settings.created:
+            return self._settings.created
+        return datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+    def _run(self, state: State, run: Run) -> State:
+        workdir = state.config.workdir or "/"
+        execution = run.execution(state.config.shell)
+        mounts = tuple(mount.resolved(workdir, number) for number, mount in enumerate(run.mounts))
+        # The argument goes into the key as it is in scope, a secret's value and a proxy do not.
+        seen = [execution.argv, execution.script, state.scope.command_env(), workdir, state.config.user]
+        bound = [self._mounted_content(run, mount.source) for mount in mounts if mount.kind == "bind"]
+        key = step_key(state.key, "RUN", *seen, run.network, [repr(mount) for mount in mounts], bound)
+
+        def make(output: BinaryIO) -> None:
+            with self._mounts.prepare(mounts) as mounted, _script(execution) as script:
+                env = (*state.scope.command_env(), *state.scope.proxy_env())
+                command = Command(
+                    argv=execution.argv,
+                    env={**dict(pair.split("=", 1) for pair in env), **mounted.env},
+                    user=state.config.user,
+                    workdir=workdir,
+                    network="none" if run.network == "none" else "default",
+                    binds=(*mounted.binds, *script),
+                    tmpfs=mounted.tmpfs,
+                )
+                with self._open(state, command) as workspace:
+                    self._execute(workspace, run)
+                    workspace.layer(output)
+
+        made = self._layer(state, key, make)
+        told = " ".join((*state.scope.history_arguments(), *execution.argv))
+        return made.with_history(self._now(), f"RUN {told}", empty=made.diff_ids == state.diff_ids)
+
+    def _mounted_content(self, run: Run, source: str) -> str:
+        copied = Copy(location=run.location, text=run.text, sources=(source or ".",), target="/")
+        return self._context.select(copied).digest
+
+    def _execute(self, workspace: Workspace, run: Run) -> None:
+        tail = Tail(lambda piece: self._report("", piece))
+        code = workspace.run(tail.add)
+        if code:
+            raise BuildFailed(
+                f"{run.location}: {run.text.splitlines()[0]} failed with exit code {code}",
+                seen=tail.text() or "it wrote nothing",
+                mend="its output says why; run the same line in a container of the layers before it",
+            )
+
+    def _copy(self, state: State, copy: Copy | Add, step: Step) -> State:
+        source = self._bases.state(step.origins[0], self._built) if _is_from(copy) else None
+        selection = None if source else self._context.select(copy)
+        content = selection.digest if selection else source.key if source else ""
+        details = [copy.sources, copy.target, copy.owner, copy.mode, copy.exclude, state.config.workdir]
+        key = step_key(state.key, copy.keyword, content, *details, isinstance(copy, Copy) and copy.parents)
+
+        def make(output: BinaryIO) -> None:
+            with self._open(state, None) as workspace:
+                if selection is not None:
+                    place(workspace, copy, selection, state.config.workdir, self._plan.epoch_s)
+                elif source is not None and isinstance(copy, Copy):
+                    self._copy_from(workspace, copy, source, state.config.workdir)
+                workspace.layer(output)
+
+        made = self._layer(state, key, make)
+        return made.with_history(self._now(), copy.text, empty=made.diff_ids == state.diff_ids)
+
+    def _copy_from(self, workspace: Workspace, copy: Copy, source: State, workdir: str) -> None:
+        with self._open(source, None) as other:
+            for path in copy.sources:
+                with tempfile.TemporaryFile() as tar:
+                    one = replace(copy, sources=(path,))
+                    other.read(origin_path(one), tar)
+                    tar.seek(0)
+                    place(workspace, one, select_tar(tar, one), workdir, self._plan.epoch_s)
+
+    def _workdir(self, state: State, instruction: Workdir) -> State:
+        key = step_key(state.key, "WORKDIR", state.config.workdir)
+
+        def make(output: BinaryIO) -> None:
+            with self._open(state, None) as workspace:
+                workspace.write(state.config.workdir, _empty_tar())
+                workspace.layer(output)
+
+        made = self._layer(state, key, make)
+        return made.with_history(self._now(), instruction.text, empty=made.diff_ids == state.diff_ids)
+
+    def _open(self, state: State, command: Command | None) -> AbstractContextManager[Workspace]:
+        folders = self._chains.stack(state.chain) if state.chain else ()
+        return self._runner.open(tuple(str(folder) for folder in folders), command)
+
+    def _layer(self, state: State, key: str, make: Callable[[BinaryIO], None]) -> State:
+        """Return *state* with the layer of one step, found in the cache or made now."""
+        with self._cache.hold(key):
+            found = self._cache.find(key) if self._settings.use_cache else None
+            if found is None:
+                found = self._make(state, make)
+                self._cache.keep(key, found)
+            else:
+                self._report("  from the cache", b"")
+        if found.layer is not None:
+            self._store.unpack_layer(state.chain, found.layer, found.diff_id)
+        return state.with_layer(key, found.layer, found.diff_id)
+
+    def _make(self, state: State, make: Callable[[BinaryIO], None]) -> Cached:
+        with tempfile.TemporaryFile() as layer:
+            make(layer)
+            size = layer.tell()
+            layer.seek(0)
+            if size <= _EMPTY_TAR_BYTES and not layer.read().strip(b"\0"):
+                return Cached(layer=None)
+            layer.seek(0)
+            descriptor, diff_id = add_layer(
+                self._store, state.chain, iter(lambda: layer.read(PIECE_BYTES), b"")
+            )
+        return Cached(layer=descriptor, diff_id=diff_id)
+
+
+def _is_from(copy: Copy | Add) -> bool:
+    return isinstance(copy, Copy) and bool(copy.origin)
+
+
+def _empty_tar() -> io.BytesIO:
+    content = io.BytesIO()
+    with tarfile.open(fileobj=content, mode="w"):
+        pass
+    content.seek(0)
+    return content
+
+
+@contextlib.contextmanager
+def _script(execution: Execution) -> Iterator[tuple[Bind, ...]]:
+    """Yield the bind that shows a heredoc's program where it is executed; no layer carries it."""
+    if not execution.script_path:
+        yield ()
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "script"
+        path.write_text(execution.script)
+        path.chmod(0o755)
+        yield (Bind(source=str(path), target=execution.script_path, read_only=True),)

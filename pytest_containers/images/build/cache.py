@@ -1,0 +1,84 @@
+"""The cache of build steps: a key that stands for a step's whole input, to the layer it made.
+
+A key is the digest of the key below and of everything the step depends on; what it does not
+depend on (times, proxies, the values of secrets) is not in it. Processes share the cache: one
+makes a step, others that want the same wait for it and find it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from pytest_containers._files import locked, write_atomic
+from pytest_containers.errors import ImageError
+from pytest_containers.images.digest import Digest
+from pytest_containers.images.manifest import OCI_LAYER_GZIP, Descriptor
+from pytest_containers.images.store import Store
+
+__all__ = ["Cached", "StepCache", "step_key"]
+
+
+def step_key(below: str, kind: str, *details: object) -> str:
+    """Return the key of a step on the key *below*; *details* are values of JSON."""
+    whole = json.dumps([below, kind, *details], sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(whole.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cached:
+    """What a step made: a layer's descriptor and DiffID, or None where it changed nothing."""
+
+    layer: Descriptor | None
+    diff_id: str = ""
+
+
+class StepCache:
+    """The steps that were built with the layers of one store."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._folder = store.root / "build"
+
+    @contextlib.contextmanager
+    def hold(self, key: str) -> Iterator[None]:
+        """Hold the lock of one step."""
+        self._folder.mkdir(mode=0o700, exist_ok=True)
+        with locked(self._folder / f"{key}.lock", timeout_s=3600.0):
+            yield
+
+    def find(self, key: str) -> Cached | None:
+        """Return what the step made, None where it was not built or its layer is gone."""
+        try:
+            fields = json.loads((self._folder / f"{key}.json").read_bytes())
+            if not fields["digest"]:
+                return Cached(layer=None)
+            digest = Digest.parse(str(fields["digest"]))
+            layer = Descriptor(media_type=OCI_LAYER_GZIP, digest=digest, size=int(fields["size"]))
+            found = Cached(layer=layer, diff_id=Digest.parse(str(fields["diff_id"])))
+        except (OSError, ValueError, KeyError, TypeError, ImageError):
+            return None
+        return found if self._store.blobs.has(digest) else None
+
+    def keep(self, key: str, made: Cached) -> None:
+        """Remember what a step made."""
+        layer = made.layer
+        fields = {
+            "digest": str(layer.digest) if layer else "",
+            "size": layer.size if layer else 0,
+            "diff_id": made.diff_id,
+        }
+        write_atomic(self._path(key), json.dumps(fields).encode())
+
+    def volume(self, name: str) -> Path:
+        """Return the folder of the cache mount *name*, made where missing; it outlives every build."""
+        folder = self._folder / "mounts" / hashlib.sha256(name.encode()).hexdigest()[:32]
+        folder.mkdir(mode=0o755, parents=True, exist_ok=True)
+        return folder
+
+    def _path(self, key: str) -> Path:
+        return self._folder / f"{key}.json"

@@ -1,0 +1,59 @@
+"""The seam between a build and whatever runs its commands: the runtime wing is not seen from here.
+
+A step that makes files gets a `Workspace`: the layers so far with an empty one on top, as a
+container has them. What lies in that one at the end is the step's layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import BinaryIO, Literal, Protocol
+
+from pytest_containers.spec import Bind
+
+__all__ = ["Command", "Runner", "Workspace"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Command:
+    """What a RUN starts, and the world around it.
+
+    *files* maps a path to the text of an executable that is there for this command alone.
+    """
+
+    argv: tuple[str, ...]
+    # Build arguments and secrets may be among it.
+    env: Mapping[str, str] = field(default_factory=dict, repr=False)
+    user: str = ""
+    workdir: str = "/"
+    network: Literal["default", "none"] = "default"
+    binds: tuple[Bind, ...] = ()
+    tmpfs: Mapping[str, int] = field(default_factory=dict)
+
+
+class Workspace(Protocol):
+    """The files of one step, and its command."""
+
+    def run(self, output: Callable[[bytes], None]) -> int:
+        """Run the command the workspace was opened with; hand on its output, return its exit code.
+
+        Raises CommandNotFound and its kin where it cannot be executed.
+        """
+
+    def read(self, path: str, into: BinaryIO) -> None:
+        """Write *path* as a tar whose names begin with its last part. Raises PathMissing."""
+
+    def write(self, folder: str, tar: BinaryIO) -> None:
+        """Unpack a tar below *folder*, which is made where missing."""
+
+    def layer(self, into: BinaryIO) -> None:
+        """Write what the step changed as a plain layer tar (image-spec, layer.md)."""
+
+
+class Runner(Protocol):
+    """Opens workspaces."""
+
+    def open(self, layers: tuple[str, ...], command: Command | None) -> AbstractContextManager[Workspace]:
+        """Open a workspace over the folders *layers*, oldest first; all of it is gone at its end."""

@@ -1,0 +1,217 @@
+"""Tar archives as what is copied: one as a tree to copy from, and those that ADD unpacks.
+
+What counts as an archive is decided by content, not by name, as in
+https://docs.docker.com/reference/dockerfile/#adding-local-tar-archives.
+"""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import tarfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import BinaryIO, Final, Self
+
+from pytest_containers.errors import ImageError, LayerCorrupt, SpecInvalid
+from pytest_containers.images.build.nodes import Kind, Node, is_carried
+from pytest_containers.images.decompress import decompress
+
+__all__ = ["TarTree", "entries", "is_archive", "reading"]
+
+_BLOCK: Final = 512
+_CHECKSUM: Final = slice(148, 156)
+_XATTR: Final = "SCHILY.xattr."
+_KINDS: Final[Mapping[bytes, Kind]] = {
+    tarfile.DIRTYPE: "folder",
+    tarfile.SYMTYPE: "link",
+    tarfile.LNKTYPE: "hard",
+    tarfile.FIFOTYPE: "fifo",
+    tarfile.CHRTYPE: "char",
+    tarfile.BLKTYPE: "block",
+}
+
+
+class _StrictInfo(tarfile.TarInfo):
+    """Headers that are damaged or cut are errors; the standard library takes them for the end."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        try:
+            return super().frombuf(buf, encoding, errors)
+        except tarfile.HeaderError as error:
+            if not bytes(buf).strip(b"\0"):
+                raise  # the end, with its mark or without
+            raise tarfile.ReadError(f"a header is damaged: {error}") from error
+
+
+class TarTree:
+    """The entries of *tar*, a file that can be sought in, its first name standing at *at*.
+
+    `docker cp` gives such a tar: of ``/usr/lib`` its names begin with ``lib``. What lies in
+    folders above *at* is not known. Raises LayerCorrupt for what is no tar.
+    """
+
+    def __init__(self, tar: BinaryIO, at: str) -> None:
+        try:
+            # Read from until the selection is written; the file is the caller's.
+            self._tar = tarfile.open(  # noqa: SIM115
+                fileobj=tar, mode="r:", tarinfo=_StrictInfo, encoding="utf-8", errors="surrogateescape"
+            )
+            members = [(entry, _below(entry.name, at)) for entry in self._tar]
+        except (tarfile.TarError, OSError) as error:
+            raise LayerCorrupt("the files to be copied are not a tar archive", seen=str(error)) from error
+        self._members = {path: entry for entry, path in members if path is not None}
+        self._names: dict[str, set[str]] = {"": set()}
+        for path in (at, *self._members):
+            self._register(path)
+        self._at = at
+
+    def node(self, path: str) -> Node | None:
+        """Return what is at *path*, a hard link as the file it is of."""
+        entry = self._member(path)
+        if entry is not None:
+            return _node(entry)
+        return Node(kind="folder", mode=0o755, owner=(0, 0)) if path in self._names else None
+
+    def names(self, path: str) -> list[str]:
+        """Return the names in the folder *path*, in the order of their bytes."""
+        return sorted(self._names.get(path, ()), key=os.fsencode)
+
+    def open(self, path: str) -> BinaryIO:
+        """Return the content of the regular file at *path*."""
+        entry = self._member(path)
+        content = None if entry is None else self._tar.extractfile(entry)
+        if content is None:
+            raise LayerCorrupt(f"the tar archive has no file {path}")
+        return content  # type: ignore[return-value]  # an IO of bytes it is
+
+    def close(self) -> None:
+        """Do nothing: the archive is the caller's."""
+
+    def _member(self, path: str) -> tarfile.TarInfo | None:
+        entry = self._members.get(path)
+        hops = 0
+        while entry is not None and entry.islnk():
+            hops += 1
+            target = _below(entry.linkname, self._at)
+            entry = None if target is None or hops > len(self._members) else self._members.get(target)
+        return entry
+
+    def _register(self, path: str) -> None:
+        while path:
+            folder, _, name = path.rpartition("/")
+            known = self._names.setdefault(folder, set())
+            if name in known:
+                return
+            known.add(name)
+            path = folder
+
+
+def is_archive(content: BinaryIO) -> bool:
+    """Tell whether *content* is a tar archive, compressed or not, with at least one entry.
+
+    Raises SpecInvalid for data in zstd where this Python cannot read it.
+    """
+    try:
+        block = decompress(content).read(_BLOCK)
+    except LayerCorrupt:
+        return False
+    except ImageError as error:
+        raise SpecInvalid(
+            "ADD cannot see whether the file is an archive",
+            seen="it is in zstd, which this Python cannot read",
+            mend="pip install zstandard, or write ADD --unpack=false or COPY",
+        ) from error
+    if len(block) < _BLOCK:
+        return False
+    digits = block[_CHECKSUM].partition(b"\0")[0].strip()
+    blank = block[: _CHECKSUM.start] + b" " * 8 + block[_CHECKSUM.stop :]
+    try:
+        # The sum of the header's bytes, in octal (pax(1), "ustar Interchange Format").
+        return bool(digits) and int(digits, 8) == sum(blank)
+    except ValueError:
+        return False
+
+
+def entries(content: BinaryIO, name: str) -> Iterator[tuple[str, Node, BinaryIO | None]]:
+    """Yield path, node and content of each entry of the archive *content*, called *name* in errors.
+
+    Each content is to be read before the next entry, all within `reading`. Raises SpecInvalid for
+    an entry that would be outside the target.
+    """
+    with tarfile.open(
+        fileobj=decompress(content),
+        mode="r|",
+        tarinfo=_StrictInfo,
+        encoding="utf-8",
+        errors="surrogateescape",
+    ) as tar:
+        for entry in tar:
+            found = _extracted(tar, entry, name)
+            if found is not None:
+                yield found
+            # What was read is kept for random access, which nobody asks for.
+            tar.members.clear()  # type: ignore[attr-defined]  # the stubs do not name it
+
+
+@contextmanager
+def reading(name: str) -> Iterator[None]:
+    """Have a damaged archive, wherever the damage shows, be a SpecInvalid that names the archive."""
+    try:
+        yield
+    except (tarfile.TarError, LayerCorrupt) as error:
+        raise SpecInvalid(
+            f"the archive {name} cannot be read", seen=str(error), mend="make it again"
+        ) from error
+
+
+def _extracted(
+    tar: tarfile.TarFile, entry: tarfile.TarInfo, archive: str
+) -> tuple[str, Node, BinaryIO | None] | None:
+    if not (entry.isreg() or entry.type in _KINDS):
+        return None
+    path = _inside(entry.name, archive)
+    if not path:
+        return None
+    node = _node(entry, link=_inside(entry.linkname, archive) if entry.islnk() else entry.linkname)
+    content = tar.extractfile(entry) if node.kind == "file" else None
+    return path, node, content  # type: ignore[return-value]  # an IO of bytes it is
+
+
+def _inside(name: str, archive: str) -> str:
+    path = posixpath.normpath(name.lstrip("/") or ".")
+    if path == ".." or path.startswith("../"):
+        raise SpecInvalid(
+            f"the archive {archive} has an entry outside itself",
+            seen=name,
+            mend="make it again from within its folder",
+        )
+    return "" if path == "." else path
+
+
+def _below(name: str, at: str) -> str | None:
+    """Return the path of an entry whose first part stands at *at*; None where it leads out."""
+    parts = [part for part in name.split("/") if part]
+    if ".." in parts or not parts:
+        return None
+    return "/".join(part for part in (at, *parts[1:]) if part)
+
+
+def _node(entry: tarfile.TarInfo, *, link: str = "") -> Node:
+    fraction = entry.pax_headers.get("mtime", "").partition(".")[2][:9].ljust(9, "0")
+    mtime_ns = int(entry.mtime) * 10**9 + (int(fraction) if fraction.isdecimal() else 0)
+    return Node(
+        kind=_KINDS.get(entry.type, "file"),
+        mode=entry.mode & 0o7777,
+        size=entry.size if entry.isreg() else 0,
+        mtime_ns=mtime_ns,
+        link=link or (entry.linkname if entry.issym() else ""),
+        owner=(entry.uid, entry.gid),
+        device=os.makedev(entry.devmajor, entry.devminor) if entry.isdev() and not entry.isfifo() else 0,
+        xattrs={
+            name: value.encode("utf-8", "surrogateescape")
+            for key, value in sorted(entry.pax_headers.items())
+            if key.startswith(_XATTR) and is_carried(name := key.removeprefix(_XATTR))
+        },
+    )
