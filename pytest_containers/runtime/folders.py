@@ -18,7 +18,7 @@ from typing import Final
 
 from pytest_containers.errors import ContainersError, HostError, from_wire, to_wire
 
-__all__ = ["SOCKET", "base", "end", "fresh", "hold", "make", "refusal", "refuse", "sweep"]
+__all__ = ["SOCKET", "base", "end", "fresh", "hold", "make", "refusal", "refuse", "sweep", "withdraw"]
 
 SOCKET: Final = "supervisor.sock"
 _REFUSAL: Final = "refusal.json"
@@ -101,7 +101,10 @@ def make(folder: Path) -> int:
 
 
 def sweep(folder: Path) -> list[str]:
-    """Remove all in *folder* but the run folders whose lock is taken; return the paths. Needs `hold`."""
+    """Remove what no run needs from *folder*, and return the paths. Needs `hold`.
+
+    A run needs its folder while its lock is taken, or while its owner may ask why it did not begin.
+    """
     return [str(path) for path in sorted(folder.iterdir()) if _swept(path)]
 
 
@@ -118,6 +121,8 @@ def _swept(path: Path) -> bool:
     except BlockingIOError:
         return False
     else:
+        if _is_awaited(path):
+            return False
         shutil.rmtree(path, ignore_errors=True)
         return True
     finally:
@@ -131,10 +136,27 @@ def end(folder: Path) -> None:
         return
 
 
-def refuse(folder: Path, error: ContainersError) -> None:
-    """Leave *error* in the run folder, for those who will want to know why there is no run."""
+def refuse(folder: Path, error: ContainersError, *, owner: int = 0) -> None:
+    """Leave *error* in the run folder, for those who will want to know why there is no run.
+
+    No sweep of another run's takes it away while *owner* lives, the process whose end is the run's.
+    """
     # Written before the socket closes, so that whoever finds nobody there finds this.
-    (folder / _REFUSAL).write_text(json.dumps(to_wire(error)), encoding="utf-8")
+    left = {**to_wire(error), "owner": str(owner)}
+    (folder / _REFUSAL).write_text(json.dumps(left), encoding="utf-8")
+
+
+def withdraw(folder: Path) -> None:
+    """Take back what `refuse` left: nobody will ask for it any more."""
+    (folder / _REFUSAL).unlink(missing_ok=True)
+
+
+def _is_awaited(folder: Path) -> bool:
+    try:
+        owner = str(json.loads((folder / _REFUSAL).read_text(encoding="utf-8"))["owner"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    return owner.isdecimal() and Path("/proc", owner).exists()
 
 
 def refusal(folder: Path) -> ContainersError | None:

@@ -43,7 +43,7 @@ def main(folder: str, owner: int, listener: int, lock: int, lingers: str) -> Non
     except OSError as error:
         if error.errno not in _REFUSED:
             raise
-        folders.refuse(Path(folder), _no_namespace(error))
+        folders.refuse(Path(folder), _no_namespace(error), owner=_pid(owner))
         return
     if child.pid == 0:
         # The lock stays open here too: the folder is in use until the last of the two is gone.
@@ -53,7 +53,7 @@ def main(folder: str, owner: int, listener: int, lock: int, lingers: str) -> Non
     os.close(theirs)
     _wait(owner, child)
     if words := os.read(ours, _WORDS_BYTES):
-        folders.refuse(Path(folder), from_wire(json.loads(words)))
+        folders.refuse(Path(folder), from_wire(json.loads(words)), owner=_pid(owner))
     else:
         folders.end(Path(folder))
     os.close(lock)
@@ -65,6 +65,12 @@ def _no_namespace(error: OSError) -> HostError:
         seen=f"clone3: {os.strerror(error.errno or 0)}, as user {os.geteuid()}",
         mend="run pytest as root (sudo -E env PATH=$PATH pytest), where CAP_SYS_ADMIN is allowed",
     )
+
+
+def _pid(pidfd: int) -> int:
+    """Return whose pidfd it is; -1 where that process has ended (pidfd_open(2))."""
+    lines = Path(f"/proc/self/fdinfo/{pidfd}").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("Pid:"))
 
 
 def _wait(owner: int, child: syscalls.Child) -> None:

@@ -144,8 +144,10 @@ def _not_executable(path: str, reason: OSError) -> CommandNotExecutable:
     seen, mend = reason.strerror or str(reason), "check that its file system lets programs run"
     if reason.errno == errno.E2BIG:
         mend = "shorten the command or the environment; a file takes any length (execve(2))"
+    elif reason.errno == errno.ENOEXEC and _head(path).startswith(b"\x7fELF"):
+        seen, mend = f"{seen}: a program for another processor", "use a build for this machine's architecture"
     elif reason.errno == errno.ENOEXEC:
-        mend = "begin a script with #! and its shell; take a program built for this machine"
+        seen, mend = f"{seen}: no program, and no script with #!", "let its first line be #! and its shell"
     elif os.path.isdir(path):
         seen, mend = f"{seen}: it is a folder", "name the program in it"
     elif reason.errno == errno.EACCES:
@@ -157,11 +159,7 @@ def _not_executable(path: str, reason: OSError) -> CommandNotExecutable:
 
 
 def _no_interpreter(path: str) -> InterpreterMissing:
-    try:
-        with open(path, "rb") as file:
-            head = file.read(_HEAD_BYTES)
-    except OSError:  # it may be executed and not read (mode 0111)
-        head = b""
+    head = _head(path)
     if head.startswith(b"#!"):
         # Only blanks and tabs end the name: a line end of DOS is part of it (fs/binfmt_script.c).
         words = head[2:].split(b"\n", 1)[0].replace(b"\t", b" ").split(b" ")
@@ -176,6 +174,15 @@ def _no_interpreter(path: str) -> InterpreterMissing:
         seen=f"{seen}, which the container does not have" if head else seen,
         mend="install that in the image, or use a static or matching build",
     )
+
+
+def _head(path: str) -> bytes:
+    """Return the first page of a file; nothing where it may be executed and not read (mode 0111)."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(_HEAD_BYTES)
+    except OSError:
+        return b""
 
 
 def _elf_interpreter(head: bytes) -> str:

@@ -171,7 +171,11 @@ def discard_child(child: syscalls.Child) -> None:
 
 def raise_if_failed(ours: socket.socket) -> None:
     """Raise what the child wrote before its end; the exec's silence is success."""
-    news = ours.recv(_MESSAGE_BYTES)
+    try:
+        news = ours.recv(_MESSAGE_BYTES)
+    except ConnectionResetError:
+        # It ended without reading what we sent: that is told once, before its own words (unix(7)).
+        news = ours.recv(_MESSAGE_BYTES)
     if news:
         _, error = parse(b'{"id":0,"error":' + news + b"}")
         raise error if isinstance(error, ContainersError) else EngineError("a child spoke in riddles")

@@ -36,7 +36,8 @@ def pack(path: str, out: BinaryIO) -> None:
     """
     real = os.path.realpath(path)
     if not os.path.exists(real):
-        raise PathMissing(f"no {path} in the container", mend="name a path that exists there")
+        seen = f"it leads to {real}, which is not there" if real != path else "no such file or folder"
+        raise PathMissing(f"no {path} in the container", seen=seen, mend="name a path that exists there")
     name = os.path.basename(path.rstrip("/")) or "."
     with tarfile.open(fileobj=out, mode="w|", format=tarfile.PAX_FORMAT, bufsize=1 << 16) as tar:
         _pack(tar, real, name, os.lstat(real), {})

@@ -10,6 +10,7 @@ import platform
 import signal
 import struct
 import tarfile
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
@@ -55,17 +56,30 @@ def _tell(into: int, action: Callable[[], object]) -> NoReturn:
     os._exit(0)
 
 
+def _fork() -> int:
+    """Fork as a library does that knows of other threads: pytest has one that watches the clock."""
+    with warnings.catch_warnings():
+        # Python 3.12 warns of what may be locked in the child, which only goes on by itself.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return os.fork()
+
+
 def _apart(action: Callable[[], Outcome], *, flags: int = 0) -> Outcome:
     ours, theirs = os.pipe2(os.O_CLOEXEC)
-    child = syscalls.clone(syscalls.CLONE_NEWNS | flags)
-    if child.pid == 0:
-        _tell(theirs, action)
+    # Between us and the action is a process of one thread: `clone` is for such alone.
+    between = _fork()
+    if between == 0:
+        os.close(ours)
+        child = syscalls.clone(syscalls.CLONE_NEWNS | flags)
+        if child.pid == 0:
+            _tell(theirs, action)
+        os.waitid(os.P_PIDFD, child.pidfd, os.WEXITED)
+        os._exit(0)
     os.close(theirs)
     with os.fdopen(ours, "rb") as source:
         content = source.read()
-    ended = os.waitid(os.P_PIDFD, child.pidfd, os.WEXITED)
-    os.close(child.pidfd)
-    assert content, f"the child ended before it could tell: {ended}"
+    os.waitpid(between, 0)
+    assert content, "the child ended before it could tell"
     well, found = pickle.loads(content)
     if not well:
         raise found
@@ -77,6 +91,12 @@ def _apart(action: Callable[[], Outcome], *, flags: int = 0) -> Outcome:
 def apart() -> Apart:
     """Return a function that runs an action in a child with a private mount namespace."""
     return _apart
+
+
+@pytest.fixture
+def fork() -> Callable[[], int]:
+    """Return os.fork for a process with threads."""
+    return _fork
 
 
 class Boxes:

@@ -10,7 +10,7 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -179,28 +179,27 @@ def test_connection_closed_twice_is_closed(ends: Ends) -> None:
         connection.tell(_ASKING)
 
 
-def test_connection_is_closed_in_a_fork(ends: Ends) -> None:
+def test_connection_is_closed_in_a_fork(ends: Ends, fork: Callable[[], int]) -> None:
     """A child of ours holds no end of the socket, so that ours alone keeps the run alive."""
-    connection, supervisor = ends
-    ours, theirs = os.pipe2(os.O_CLOEXEC)
-    child = syscalls.clone(0)
-    if child.pid == 0:
-        refused = False
+    connection, _ = ends
+    told, tell = os.pipe2(os.O_CLOEXEC)
+    ended, end = os.pipe2(os.O_CLOEXEC)
+    child = fork()
+    if child == 0:
+        os.close(end)
         try:
             connection.post(_ASKING)
+            os.write(tell, b"sent")
         except EngineError:
-            refused = True
-        os.close(theirs)
-        os.read(ours, 1)
-        os._exit(0 if refused else 1)
-    os.close(ours)
-    connection.close()
-    assert supervisor.line.recv(1) == b""
-    os.close(theirs)
-    ended = os.waitid(os.P_PIDFD, child.pidfd, os.WEXITED)
-    assert ended is not None
-    assert ended.si_status == 0
-    os.close(child.pidfd)
+            os.write(tell, b"refused")
+        os.read(ended, 1)
+        os._exit(0)
+    assert os.read(told, 10) == b"refused"
+    sockets = [os.readlink(path) for path in Path(f"/proc/{child}/fd").iterdir()]
+    assert f"socket:[{os.fstat(connection._channel.fileno()).st_ino}]" not in sockets
+    for descriptor in (told, tell, ended, end):
+        os.close(descriptor)
+    os.waitpid(child, 0)
 
 
 def test_connect_says_that_nobody_answers(tmp_path: Path) -> None:

@@ -206,6 +206,30 @@ def test_sweep_passes_over_what_has_gone_meanwhile(
         assert folders.sweep(held) == []
 
 
+def test_sweep_spares_a_refusal_while_its_owner_lives(run: Path, base: Path) -> None:
+    """The reason why there is no run outlives its janitor's lock, and not the process that may ask."""
+    owner = subprocess.Popen(["sleep", "60"])
+    with folders.hold():
+        refused = base / "11223344"
+        os.close(folders.make(refused))
+        folders.refuse(refused, HostError("no namespace"), owner=owner.pid)
+        assert folders.sweep(base) == []
+        owner.kill()
+        owner.wait()
+        assert folders.sweep(base) == [str(refused)]
+
+
+def test_sweep_removes_a_refusal_that_was_taken_back(run: Path, base: Path) -> None:
+    """Whoever has read the reason lets the folder go; doing so twice is allowed."""
+    with folders.hold():
+        refused = base / "11223344"
+        os.close(folders.make(refused))
+        folders.refuse(refused, HostError("no namespace"), owner=os.getpid())
+        folders.withdraw(refused)
+        folders.withdraw(refused)
+        assert folders.sweep(base) == [str(refused)]
+
+
 def test_end_removes_the_run_and_the_last_one_all(run: Path, base: Path) -> None:
     """A run's end takes its folder; the folder of all runs goes with the last of them."""
     with folders.hold():

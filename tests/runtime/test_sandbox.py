@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import signal
 import socket
 import sys
@@ -15,7 +16,8 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
-from pytest_containers.errors import CommandNotFound, EngineError
+from pytest_containers.errors import CommandNotFound, EngineError, to_wire
+from pytest_containers.runtime import sandbox
 from pytest_containers.spec import ContainerSpec, ExecSpec, ExitStatus, Stream
 
 if TYPE_CHECKING:
@@ -170,6 +172,17 @@ def _write(box: NativeHandle, name: str, content: bytes) -> None:
         out.addfile(entry, io.BytesIO(content))
     tar.seek(0)
     box.tree.write("/", tar)
+
+
+def test_start_tells_the_childs_reason_when_our_message_was_not_read() -> None:
+    """A child that ends before it has read what we sent leaves its reason, and not only a reset."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours:
+        with theirs:
+            theirs.send(json.dumps(to_wire(CommandNotFound("no command", mend="install it"))).encode())
+            ours.send(b"never read")
+        with pytest.raises(CommandNotFound, match="no command"):
+            sandbox.raise_if_failed(ours)
 
 
 def test_log_is_whole_when_the_container_has_ended(boxes: Boxes) -> None:

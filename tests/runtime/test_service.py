@@ -6,6 +6,8 @@ import json
 import os
 import select
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,7 +18,7 @@ from typing import Final
 import pytest
 
 from pytest_containers.errors import ContainersError, EngineError, NotRunning
-from pytest_containers.runtime import client, folders, messages, syscalls
+from pytest_containers.runtime import client, folders, messages
 from pytest_containers.runtime.client import Connection
 from pytest_containers.spec import ContainerSpec, ImageConfig
 
@@ -88,7 +90,7 @@ def _start(connection: Connection, container_id: str) -> int:
 
 
 def _ended(pidfd: int) -> bool:
-    """Return whether a process ends in time."""
+    """Return whether a process, or a pipe's last writer, ends in time."""
     poll = select.poll()
     poll.register(pidfd, select.POLLIN)
     return bool(poll.poll(_PATIENCE_S * 1000))
@@ -171,10 +173,10 @@ def test_connection_that_dies_during_an_exec_kills_it(shared: Path, scope: ExitS
         (null, tell, null),
     )
     os.close(tell)
-    assert os.read(ready, 1) == b"x"
+    assert os.read(ready, 10) == b"x\n"
     leaves.close()
-    while os.read(ready, 10):  # ends when the last writer has: the exec's own process
-        pass
+    assert _ended(ready), "the exec's own process still has the other end"
+    assert os.read(ready, 10) == b""
     assert stays.tell(messages.State(id=container)).status == "running"
     os.close(ready)
     os.close(null)
@@ -329,13 +331,7 @@ def test_run_ends_when_told(scope: ExitStack) -> None:
 def test_run_of_another_owner_lingers() -> None:
     """A run that a worker began for its controller outlives the worker's connection, and not the owner."""
     folder = folders.fresh()
-    ours, theirs = os.pipe2(os.O_CLOEXEC)
-    owner = syscalls.clone(0)
-    if owner.pid == 0:
-        os.close(theirs)
-        os.read(ours, 1)
-        os._exit(0)
-    os.close(ours)
+    owner = subprocess.Popen([sys.executable, "-I", "-S", "-c", "input()"], stdin=subprocess.PIPE)
     janitor = client.spawn(folder, owner.pid)
     assert janitor is not None
     first = client.connect(folder)
@@ -345,9 +341,7 @@ def test_run_of_another_owner_lingers() -> None:
     second = client.connect(folder)
     assert second.tell(messages.State(id=container)).status == "running"
     second.close()
-    os.close(theirs)
-    os.waitid(os.P_PIDFD, owner.pidfd, os.WEXITED)
-    os.close(owner.pidfd)
+    owner.communicate(b"\n")
     assert _ended(pidfd)
     os.close(pidfd)
     janitor.wait(_PATIENCE_S)

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import signal
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,29 +42,33 @@ def _peer_sees(pid: int) -> str:
     return "closed" if _end(peer) else "open"
 
 
-def test_clone_returns_twice() -> None:
+def test_clone_returns_twice(apart: Apart) -> None:
     """The parent gets pid and pidfd, close-on-exec; the child gets zero and may tell its end."""
-    child = syscalls.clone(0)
-    if child.pid == 0:
-        os._exit(7 if child.pidfd == -1 else 8)
-    assert child.pid > 0
-    assert not os.get_inheritable(child.pidfd)
-    assert _end(child) == 7
+
+    def twice() -> tuple[bool, bool, int]:
+        child = syscalls.clone(0)
+        if child.pid == 0:
+            os._exit(7 if child.pidfd == -1 else 8)
+        return child.pid > 0, os.get_inheritable(child.pidfd), _end(child)
+
+    assert apart(twice) == (True, False, 7)
 
 
-def test_clone_child_is_whole_python() -> None:
-    """The child's interpreter works: it allocates, imports, makes threads and forks again."""
-    child = syscalls.clone(0)
-    if child.pid == 0:
-        import threading
+def test_clone_child_is_whole_python(apart: Apart) -> None:
+    """The child's interpreter works: it makes threads, which end, and forks again."""
 
-        done = threading.Event()
-        threading.Thread(target=done.set).start()
-        again = syscalls.clone(0)
-        if again.pid == 0:
-            os._exit(3)
-        os._exit(0 if done.wait(10) and _end(again) == 3 else 1)
-    assert _end(child) == 0
+    def works() -> int:
+        child = syscalls.clone(0)
+        if child.pid == 0:
+            done = threading.Event()
+            threading.Thread(target=done.set).start()
+            again = syscalls.clone(0)
+            if again.pid == 0:
+                os._exit(3)
+            os._exit(0 if done.wait(10) and _end(again) == 3 else 1)
+        return _end(child)
+
+    assert apart(works) == 0
 
 
 @pytest.mark.parametrize(
