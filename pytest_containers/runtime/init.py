@@ -62,6 +62,7 @@ def enter(bundle: Bundle, snapshot: Snapshot, ground: Ground, *, last_capability
         action()
 
     try:
+        at("keyring", syscalls.join_session_keyring)
         at("binds: detach from the host's files", lambda: trees.extend(_detach(bundle)))
         at("proc", lambda: syscalls.mount("proc", f"{root}/proc", "proc", _SECURE))
         at("dev", lambda: _dev(root, ground))
@@ -174,7 +175,8 @@ def _tmpfs(bundle: Bundle) -> None:
     for target, size_bytes in bundle.tmpfs.items():
         os.makedirs(target, mode=0o755, exist_ok=True)
         size = f",size={size_bytes}" if size_bytes else ""
-        syscalls.mount("tmpfs", target, "tmpfs", syscalls.MS_NOSUID | syscalls.MS_NODEV, f"mode=1777{size}")
+        # Docker's defaults for --tmpfs: https://docs.docker.com/engine/storage/tmpfs/
+        syscalls.mount("tmpfs", target, "tmpfs", _SECURE, f"mode=1777{size}")
 
 
 def _attach(trees: list[tuple[int, str, bool]]) -> None:

@@ -71,6 +71,7 @@ def _begin(folder: str) -> tuple[Run, syscalls.Child]:
     """Make the run's namespaces and what lies in them, in the order the kernel needs."""
     os.umask(0o022)  # pytest's own may be 077, and a container's folders are everybody's
     os.mkdir(os.path.join(folder, "ground"))
+    syscalls.join_session_keyring()  # an exec has the run's, a container's first process one of its own
     syscalls.unshare(syscalls.CLONE_NEWNS)
     # First of all: no mount of ours may show in the host's namespace (mount_namespaces(7)).
     syscalls.mount("none", "/", None, syscalls.MS_REC | syscalls.MS_PRIVATE)

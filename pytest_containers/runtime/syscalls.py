@@ -7,9 +7,11 @@ a child made by `clone` finds it in the state its parent left it in.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import struct
+from types import MappingProxyType
 from typing import Final, NamedTuple
 
 __all__ = [
@@ -39,7 +41,7 @@ __all__ = [
     "close_range",
     "fsopen_overlay",
     "hide_from_tracers",
-    "keep_capabilities",
+    "join_session_keyring",
     "mount",
     "no_new_privileges",
     "open_tree",
@@ -84,10 +86,13 @@ _SYS_CLOSE_RANGE: Final = 436
 _SYS_OPENAT2: Final = 437
 _SYS_MOUNT_SETATTR: Final = 442
 
+# keyctl(2) is older than the common numbers.
+_SYS_KEYCTL: Final = MappingProxyType({"x86_64": 250, "aarch64": 219, "riscv64": 219})
+_KEYCTL_JOIN_SESSION_KEYRING: Final = 1
+
 _SIGCHLD: Final = 17
 _PR_SET_PDEATHSIG: Final = 1
 _PR_SET_DUMPABLE: Final = 4
-_PR_SET_KEEPCAPS: Final = 8
 _PR_CAPBSET_DROP: Final = 24
 _PR_SET_NO_NEW_PRIVS: Final = 38
 _PR_CAP_AMBIENT: Final = 47
@@ -295,6 +300,17 @@ def parent_death_signal(number: int) -> None:
     _prctl("PR_SET_PDEATHSIG", _PR_SET_PDEATHSIG, number)
 
 
+def join_session_keyring() -> None:
+    """Leave the session keyring that was inherited for a new, empty one (keyctl_join_session_keyring(3)).
+
+    Nothing happens on a kernel without keyrings, or where a filter forbids them.
+    """
+    number = _SYS_KEYCTL.get(os.uname().machine)
+    if number is not None:
+        with contextlib.suppress(OSError):
+            _syscall("keyctl", number, _KEYCTL_JOIN_SESSION_KEYRING, None)
+
+
 def hide_from_tracers() -> None:
     """Keep processes of a container out of this one's memory and files until its next exec.
 
@@ -303,11 +319,6 @@ def hide_from_tracers() -> None:
     CVE-2016-9962).
     """
     _prctl("PR_SET_DUMPABLE", _PR_SET_DUMPABLE, 0)
-
-
-def keep_capabilities() -> None:
-    """Keep the permitted set over the next setuid (PR_SET_KEEPCAPS(2const)); exec clears it."""
-    _prctl("PR_SET_KEEPCAPS", _PR_SET_KEEPCAPS, 1)
 
 
 def no_new_privileges() -> None:

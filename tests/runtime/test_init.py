@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import platform
 import stat
+import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -175,6 +177,15 @@ def test_node_of_the_machines_disk_cannot_be_opened(boxes: Boxes, sh: Shell, tmp
             made = f"{folder}/node{number}"
             line = f"mknod -m 666 {made} {node} && (head -c 1 {made} || echo x > {made}) 2>&1; rm {made}"
             assert sh(box, line).count("Permission denied") == 2, (folder, node)
+
+
+def test_session_keyring_is_not_that_of_pytest(boxes: Boxes, idle: NativeHandle, sh: Shell) -> None:
+    """A container has a session keyring of its own, and an exec has not pytest's either."""
+    number = 250 if platform.machine() == "x86_64" else 219
+    ask = f"perl -e 'print syscall({number}, 0, -3, 0)'"  # KEYCTL_GET_KEYRING_ID of the session's (keyctl(2))
+    ours = subprocess.run(["sh", "-c", ask], capture_output=True, text=True, check=True).stdout
+    boxed = [boxes.said(ContainerSpec(name=name, command=("sh", "-c", ask))) for name in "ab"]
+    assert len({ours, *boxed, sh(idle, ask)}) == 4
 
 
 def test_shared_memory_is_for_everybody(idle: NativeHandle, sh: Shell) -> None:

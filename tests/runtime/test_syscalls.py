@@ -261,19 +261,6 @@ def test_process_hidden_from_tracers_is_closed_to_its_like(apart: Apart) -> None
     assert apart(look) == ["open", "closed"]
 
 
-@pytest.mark.parametrize(("keeps", "expected"), [(True, "permitted"), (False, "none")])
-def test_capabilities_outlive_setuid_when_kept(apart: Apart, *, keeps: bool, expected: str) -> None:
-    """The permitted set stays over a setuid only where that was asked for."""
-
-    def change() -> str:
-        if keeps:
-            syscalls.keep_capabilities()
-        os.setuid(1000)
-        return "permitted" if int(_status("CapPrm"), 16) else "none"
-
-    assert apart(change) == expected
-
-
 def test_capset_sets_three_masks(apart: Apart) -> None:
     """Effective, permitted and inheritable are what was asked, in both halves; the ambient set is empty."""
     mask = 1 << 0 | 1 << 21 | 1 << 34
