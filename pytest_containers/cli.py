@@ -14,11 +14,12 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 from pytest_containers.catalog import Catalog
 from pytest_containers.checks import Started
 from pytest_containers.engines.base import Engine
-from pytest_containers.errors import ContainersError
+from pytest_containers.errors import ContainersError, SpecInvalid
 from pytest_containers.order import Order
 from pytest_containers.session import Session, Settings, native_engine, preflight, run_place
 
@@ -62,6 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     pull.add_argument("--platform", default=None, metavar="OS/ARCH[/VARIANT]")
     push = commands.add_parser("push", help="send an image to the registry its name says")
     push.add_argument("reference", metavar="IMAGE")
+    _add_build(commands.add_parser("build", help="make an image of a folder with a Dockerfile"))
     load = commands.add_parser("import", help="make an image of the tar of a root file system")
     load.add_argument("tar", metavar="FILE", help="the tar, compressed or not; - is the standard input")
     load.add_argument("reference", metavar="IMAGE")
@@ -75,6 +77,22 @@ def _parser() -> argparse.ArgumentParser:
         "arguments", nargs=argparse.REMAINDER, metavar="ARG", help="instead of the image's command"
     )
     return parser
+
+
+def _add_build(build: argparse.ArgumentParser) -> None:
+    build.add_argument(
+        "-t", "--tag", action="append", default=[], metavar="IMAGE", help="its name, or several"
+    )
+    build.add_argument("-f", "--file", default="Dockerfile", metavar="FILE", help="below the folder")
+    build.add_argument("--target", default=None, metavar="STAGE")
+    build.add_argument("--build-arg", action="append", default=[], metavar="NAME=VALUE")
+    build.add_argument(
+        "--secret", action="append", default=[], metavar="ID=FILE", help="for type=secret mounts"
+    )
+    build.add_argument("--label", action="append", default=[], metavar="NAME=VALUE")
+    build.add_argument("--platform", default=None, metavar="OS/ARCH[/VARIANT]")
+    build.add_argument("--no-cache", action="store_true", help="make every step anew")
+    build.add_argument("folder", metavar="FOLDER", help="what COPY copies from")
 
 
 @contextmanager
@@ -120,6 +138,38 @@ def _pull(arguments: argparse.Namespace) -> int:
         record = session.images.pull(reference, platform=arguments.platform)
     sys.stdout.write(f"{record.reference}@{record.digest}\n")
     return 0
+
+
+def _build(arguments: argparse.Namespace) -> int:
+    with _session(arguments) as session:
+        record = session.images.build(
+            arguments.folder,
+            arguments.tag,
+            dockerfile=arguments.file,
+            target=arguments.target,
+            args=_variables(arguments.build_arg),
+            secrets={name: _content(path) for name, path in _variables(arguments.secret).items()},
+            labels=_variables(arguments.label),
+            platform=arguments.platform,
+            use_cache=not arguments.no_cache,
+            report=_show_step,
+        )
+    sys.stdout.write(f"{record.reference}@{record.digest}\n")
+    return 0
+
+
+def _show_step(step: str, output: bytes) -> None:
+    sys.stderr.write(f"{step}\n" if step else output.decode("utf-8", "replace"))
+    sys.stderr.flush()
+
+
+def _content(path: str) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise SpecInvalid(
+            f"no secret can be read from {path!r}", seen=error.strerror or "", mend="write --secret ID=FILE"
+        ) from error
 
 
 def _push(arguments: argparse.Namespace) -> int:
@@ -189,6 +239,7 @@ def _size(count: float) -> str:
 
 
 _COMMANDS: Mapping[str, Callable[[argparse.Namespace], int]] = {
+    "build": _build,
     "doctor": _doctor,
     "images": _images,
     "import": _import,
