@@ -93,7 +93,7 @@ def cut_at_the_test(error: BaseException) -> None:
     while tb is not None and tb.tb_next is not None:
         below = Path(tb.tb_next.tb_frame.f_code.co_filename)
         if below.is_relative_to(folder) and below.name != "plugin.py":
-            tb.tb_next = error.__cause__ = None
+            tb.tb_next = error.__cause__ = error.__context__ = None
             error.__suppress_context__ = True
         tb = tb.tb_next
 

@@ -32,7 +32,7 @@ _KINDS: Final[Mapping[bytes, Kind]] = {
 }
 
 
-class _StrictInfo(tarfile.TarInfo):
+class _StrictEntry(tarfile.TarInfo):
     """Headers that are damaged or cut are errors; the standard library takes them for the end."""
 
     @classmethod
@@ -56,7 +56,7 @@ class TarTree:
         try:
             # Read from until the selection is written; the file is the caller's.
             self._tar = tarfile.open(  # noqa: SIM115
-                fileobj=tar, mode="r:", tarinfo=_StrictInfo, encoding="utf-8", errors="surrogateescape"
+                fileobj=tar, mode="r:", tarinfo=_StrictEntry, encoding="utf-8", errors="surrogateescape"
             )
             members = [(entry, _below(entry.name, at)) for entry in self._tar]
         except (tarfile.TarError, OSError) as error:
@@ -143,7 +143,7 @@ def entries(content: BinaryIO, name: str) -> Iterator[tuple[str, Node, BinaryIO 
     with tarfile.open(
         fileobj=decompress(content),
         mode="r|",
-        tarinfo=_StrictInfo,
+        tarinfo=_StrictEntry,
         encoding="utf-8",
         errors="surrogateescape",
     ) as tar:

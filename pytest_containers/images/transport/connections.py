@@ -41,9 +41,13 @@ class Connections:
             return self._pools[key]
 
     def close(self) -> None:
-        """Close every idle connection."""
+        """Close every idle connection, and each other one when its reply is closed."""
         with self._lock:
             for pool in self._pools.values():
+                # Clearing alone leaves the sockets to the garbage collector, which waits for whoever
+                # keeps an error with its frames, as pytest does (urllib3/poolmanager.py, "clear").
+                for key in pool.pools.keys():  # noqa: SIM118 - it cannot be iterated over itself
+                    pool.pools[key].close()
                 pool.clear()
             self._pools.clear()
 

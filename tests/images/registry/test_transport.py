@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import email.utils
 import errno
+import os
+import socket
 import threading
 import time
 import traceback
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -21,7 +25,6 @@ from pytest_containers.images.transport.connections import failure, proxy_for
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
     from tests.images.registry.conftest import Answer, Asked, Faulty
 
@@ -46,6 +49,28 @@ def test_status_that_stays_is_not_tried_again(faulty: Faulty, settings: Settings
     faulty.on("GET", "/x", faulty.answer(status=status))
     assert get(settings, f"{faulty.url}/x")[0] == status
     assert len(faulty.asked) == 1
+
+
+def clients_of(server: Faulty) -> int:
+    """Return how many sockets of this process are connected to a server."""
+    found = 0
+    for descriptor in Path("/proc/self/fd").iterdir():
+        if not descriptor.is_socket():
+            continue
+        with socket.socket(fileno=os.dup(int(descriptor.name))) as one, contextlib.suppress(OSError):
+            host, port = one.getpeername()[:2]
+            found += f"{host}:{port}" == server.host
+    return found
+
+
+def test_end_closes_every_connection(faulty: Faulty, settings: Settings) -> None:
+    """A connection is closed with its transport, also while somebody keeps an error and its frames."""
+    faulty.on("GET", "/x", faulty.answer(body=b"ok"))
+    with Transport(settings) as transport:
+        kept = transport.send("GET", f"{faulty.url}/x")
+        kept.read(100)
+        assert clients_of(faulty) == 1
+    assert (kept.status, clients_of(faulty)) == (200, 0)
 
 
 def test_tries_are_bounded(faulty: Faulty, settings: Settings) -> None:
