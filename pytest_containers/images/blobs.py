@@ -45,17 +45,18 @@ def room(place: Path) -> Iterator[None]:
             raise
         raise StoreFull(
             f"no room left for images in {place}",
-            seen=f"{error.strerror}; {_free(place)}",
+            seen=f"{error.strerror}; its file system has {_size(place)}",
             mend="free space on that file system, or name a folder on another with --containers-store"
             " (PYTEST_CONTAINERS_STORE)",
         ) from error
 
 
-def _free(place: Path) -> str:
-    with contextlib.suppress(OSError):
-        disk = shutil.disk_usage(place)
-        return f"{disk.free >> 20} MiB free of {disk.total >> 20} MiB"
-    return "how much there is cannot be told"
+def _size(place: Path) -> str:
+    """Return how large a file system is; how much is free changes with the clearing up."""
+    try:
+        return f"{shutil.disk_usage(place).total >> 20} MiB"
+    except OSError:
+        return "an unknown size"
 
 
 class Blobs:
@@ -75,6 +76,7 @@ class Blobs:
 
     def has(self, digest: Digest) -> bool:
         """Tell whether the blob is here, complete."""
+        self.cover(digest)
         return self.path(digest).is_file()
 
     def all(self) -> Iterator[Digest]:

@@ -20,9 +20,10 @@ import fcntl
 import hashlib
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 from pytest_containers._files import locked, remove_tree
 from pytest_containers.errors import DigestMismatch, ImageError, LayerCorrupt, ReferenceInvalid
@@ -63,6 +64,17 @@ def chain_ids(base: str | None, diff_ids: tuple[str, ...]) -> tuple[str, ...]:
         base = chain_id(base, diff_id)
         found.append(base)
     return tuple(found)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Layer:
+    """One layer that is to be unpacked."""
+
+    descriptor: Descriptor
+    diff_id: str
+    limit_bytes: int
+    source: Callable[[], BinaryIO] | None
+    watch: Watch | None
 
 
 class Chains:
@@ -118,17 +130,22 @@ class Chains:
         diff_id: str,
         *,
         limit_bytes: int = LIMIT_BYTES,
+        source: Callable[[], BinaryIO] | None = None,
         watch: Watch | None = None,
     ) -> str:
         """Unpack one layer's blob on the chain *parent*, unless that is done; return the ChainID.
 
-        Many processes may ask at once: one works, the others wait. Raises DigestMismatch where
-        the plain bytes are not *diff_id*, and what `layer.unpack` raises; nothing is left then.
+        Many processes may ask at once: one works, the others wait. *source* opens the layer where it
+        is read from elsewhere than its blob. Raises DigestMismatch where the plain bytes are not
+        *diff_id*, and what `layer.unpack` raises; nothing is left then.
         """
         chain = chain_id(parent, diff_id)
         self._blobs.cover(chain)
         if self.has(chain):
             return chain
+        layer = _Layer(
+            descriptor=descriptor, diff_id=diff_id, limit_bytes=limit_bytes, source=source, watch=watch
+        )
         name = Digest.parse(chain).hex
         with room(self._root):
             place = self._place(chain)
@@ -139,19 +156,10 @@ class Chains:
             locks.mkdir(exist_ok=True)
             with locked(locks / f"chain-{name}.lock"):
                 if not self.has(chain):
-                    with Meter(watch, descriptor.digest, "unpack", descriptor.size) as meter:
-                        self._make(place, parent, descriptor, diff_id, limit_bytes, meter)
+                    self._make(place, parent, layer)
         return chain
 
-    def _make(
-        self,
-        place: Path,
-        parent: str | None,
-        descriptor: Descriptor,
-        diff_id: str,
-        limit_bytes: int,
-        meter: Meter,
-    ) -> None:
+    def _make(self, place: Path, parent: str | None, layer: _Layer) -> None:
         # One name for every attempt: what a killed process left is found and removed by the next.
         work = place.with_name(f".{place.name}.unpacking")
         remove_tree(work)
@@ -161,10 +169,11 @@ class Chains:
             (work / "parent").write_text(parent or "", "ascii")
             parents = self.stack(parent) if parent else ()
             try:
-                written = self._apply(descriptor, work / "diff", parents, diff_id, limit_bytes, meter)
+                written = self._apply(layer, work / "diff", parents)
             except (LayerCorrupt, DigestMismatch):
                 # Whose fault: the disk's, then this says so, or the maker's.
-                self._blobs.verify(descriptor.digest)
+                if layer.source is None:
+                    self._blobs.verify(layer.descriptor.digest)
                 raise
             (work / "size").write_text(str(written), "ascii")
             os.rename(work, place)
@@ -172,17 +181,13 @@ class Chains:
             remove_tree(work)
             raise
 
-    def _apply(
-        self,
-        descriptor: Descriptor,
-        into: Path,
-        parents: tuple[Path, ...],
-        diff_id: str,
-        limit_bytes: int,
-        meter: Meter,
-    ) -> int:
-        hasher = hashlib.sha256()
-        with self._blobs.open(descriptor.digest) as blob:
+    def _apply(self, layer: _Layer, into: Path, parents: tuple[Path, ...]) -> int:
+        """Unpack the layer; return the bytes of its files."""
+        digest, hasher = layer.descriptor.digest, hashlib.sha256()
+        with (
+            Meter(layer.watch, digest, "unpack", layer.descriptor.size) as meter,
+            layer.source() if layer.source else self._blobs.open(digest) as blob,
+        ):
 
             def see(chunk: bytes) -> None:
                 hasher.update(chunk)
@@ -191,13 +196,13 @@ class Chains:
                     meter.at(blob.tell())
 
             with contextlib.closing(ahead(pieces(blob), see)) as chunks:
-                written, _ = apply(chunks, into, parents=parents, limit_bytes=limit_bytes)
-        if hasher.hexdigest() != Digest.parse(diff_id).hex:
-            raise DigestMismatch(
-                f"layer {descriptor.digest} does not unpack to what its image says",
-                seen=f"sha256:{hasher.hexdigest()} in place of {diff_id}",
-                mend="pull the image again; if it stays so, whoever made it has to mend it",
-            )
+                written, _ = apply(chunks, into, parents=parents, limit_bytes=layer.limit_bytes)
+            if hasher.hexdigest() != Digest.parse(layer.diff_id).hex:
+                raise DigestMismatch(
+                    f"layer {digest} does not unpack to what its image says",
+                    seen=f"sha256:{hasher.hexdigest()} in place of {layer.diff_id}",
+                    mend="pull the image again; if it stays so, whoever made it has to mend it",
+                )
         return written
 
     def _place(self, chain: str) -> Path:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import BinaryIO, Final
 
-from pytest_containers.errors import LayerCorrupt
+from pytest_containers.errors import DigestMismatch, LayerCorrupt
 from pytest_containers.images.chains import HOST, chain_ids, host_chain
 from pytest_containers.images.decompress import PIECE_BYTES, ahead
 from pytest_containers.images.digest import Digest
@@ -30,11 +30,12 @@ from pytest_containers.images.manifest import (
     write_config,
 )
 from pytest_containers.images.platform import Platform
+from pytest_containers.images.progress import Meter, Watch
 from pytest_containers.images.reference import Reference
 from pytest_containers.images.store import CONFIG_LIMIT_BYTES, Store
 from pytest_containers.spec import ImageConfig, ImageRecord
 
-__all__ = ["add_layer", "commit", "laid_over", "now", "write_image"]
+__all__ = ["add_layer", "commit", "laid_over", "now", "pack_layer", "write_image"]
 
 # The fastest level: a layer is written once and read a few times, on this machine.
 _LEVEL: Final = 1
@@ -46,7 +47,13 @@ _OCI_TYPES: Final[Mapping[str, str]] = {DOCKER_LAYER: OCI_LAYER, DOCKER_LAYER_GZ
 
 
 def commit(
-    store: Store, parent: ImageRecord, layer: BinaryIO, reference: Reference, config: ImageConfig
+    store: Store,
+    parent: ImageRecord,
+    layer: BinaryIO,
+    reference: Reference,
+    config: ImageConfig,
+    *,
+    watch: Watch | None = None,
 ) -> ImageRecord:
     """Make an image of *parent* and one layer more, named *reference*.
 
@@ -55,6 +62,18 @@ def commit(
     are added to the parent's. Raises LayerCorrupt for a tar without its end, and what unpacking
     raises; nothing is named then.
     """
+    with store.lease(parent), store.lease():
+        return _commit(store, parent, layer, reference, config, watch)
+
+
+def _commit(
+    store: Store,
+    parent: ImageRecord,
+    layer: BinaryIO,
+    reference: Reference,
+    config: ImageConfig,
+    watch: Watch | None,
+) -> ImageRecord:
     layers: tuple[Descriptor, ...] = ()
     history: tuple[History, ...] = ()
     annotations: dict[str, str] = {}
@@ -70,7 +89,9 @@ def commit(
         base = host_chain(annotations[BASE_KEY_ANNOTATION])
     store.layers(parent)
     below = (base, *chain_ids(base, parent.diff_ids))[-1]
-    added, diff_id = add_layer(store, below, iter(lambda: layer.read(PIECE_BYTES), b""))
+    with Meter(watch, reference.familiar, "commit") as meter:
+        chunks = meter.counted(iter(lambda: layer.read(PIECE_BYTES), b""))
+        added, diff_id = add_layer(store, below, chunks, watch=watch)
     return write_image(
         store,
         reference,
@@ -82,11 +103,31 @@ def commit(
     )
 
 
-def add_layer(store: Store, below: str | None, chunks: Iterator[bytes]) -> tuple[Descriptor, str]:
+def add_layer(
+    store: Store, below: str | None, chunks: Iterator[bytes], *, watch: Watch | None = None
+) -> tuple[Descriptor, str]:
     """Keep a plain layer tar as a gzip blob, unpack it on the chain *below*; return it and its DiffID.
 
     Raises LayerCorrupt where the end of the tar is missing: the writer died. No blob is left
     of a layer that does not unpack.
+    """
+    descriptor, diff_id, fresh = pack_layer(store, chunks)
+    try:
+        store.unpack_layer(below, descriptor, diff_id, watch=watch)
+    except BaseException:
+        if fresh:
+            store.blobs.remove(descriptor.digest)
+        raise
+    return descriptor, diff_id
+
+
+def pack_layer(
+    store: Store, chunks: Iterator[bytes], *, expected: str | None = None
+) -> tuple[Descriptor, str, bool]:
+    """Keep a plain layer tar as a gzip blob; return it, its DiffID, and whether the blob is new.
+
+    Raises DigestMismatch where the DiffID is not the *expected* one; where none is known,
+    LayerCorrupt for a tar without its end. Nothing is kept then.
     """
     plain = hashlib.sha256()
     squeeze = zlib.compressobj(_LEVEL, wbits=_GZIP_FORMAT)
@@ -96,23 +137,26 @@ def add_layer(store: Store, below: str | None, chunks: Iterator[bytes]) -> tuple
             tail = (tail + chunk)[-len(_END) :] if len(chunk) < len(_END) else chunk[-len(_END) :]
             if packed := squeeze.compress(chunk):
                 blob.write(packed)
-        if tail != _END:
-            raise LayerCorrupt(
-                "the layer has no end",
-                seen="no blocks of zeros, which end every tar",
-                mend="write it again, whole",
-            )
+        _check_packed(Digest.taken(plain), tail, expected)
         blob.write(squeeze.flush())
         digest, size = blob.commit()
     descriptor = Descriptor(media_type=OCI_LAYER_GZIP, digest=digest, size=size)
-    diff_id = Digest.taken(plain)
-    try:
-        store.unpack_layer(below, descriptor, diff_id)
-    except BaseException:
-        if blob.fresh:
-            store.blobs.remove(digest)
-        raise
-    return descriptor, diff_id
+    return descriptor, Digest.taken(plain), blob.fresh
+
+
+def _check_packed(diff_id: Digest, tail: bytes, expected: str | None) -> None:
+    if expected is None and tail != _END:
+        raise LayerCorrupt(
+            "the layer has no end: it is cut off, or no tar",
+            seen="no blocks of zeros, which end every tar",
+            mend="name the tar of a root file system, and write it whole",
+        )
+    if expected is not None and diff_id != expected:
+        raise DigestMismatch(
+            f"the layer {expected} is another one than its image says",
+            seen=f"its bytes are those of {diff_id}",
+            mend="fetch or make the archive again",
+        )
 
 
 def write_image(

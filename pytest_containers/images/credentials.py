@@ -22,7 +22,16 @@ from pytest_containers.errors import ImageError
 from pytest_containers.images.document import Fields
 from pytest_containers.images.reference import DEFAULT_REGISTRY
 
-__all__ = ["HUB_KEY", "Credential", "Keychain", "Secret"]
+__all__ = [
+    "HUB_KEY",
+    "Credential",
+    "Keychain",
+    "Secret",
+    "SecretBytes",
+    "entry_keys",
+    "host_key",
+    "run_helper",
+]
 
 HUB_KEY = "https://index.docker.io/v1/"
 _HUB_KEYS = (HUB_KEY, DEFAULT_REGISTRY, "index.docker.io", "registry-1.docker.io")
@@ -39,6 +48,15 @@ class Secret(str):
 
     def __repr__(self) -> str:
         return "'***'" if self else "''"
+
+
+class SecretBytes(bytes):
+    """Bytes with a secret in them, for what takes no string; shown nowhere either."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "b'***'"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,6 +111,11 @@ class Keychain:
             seen.append(f"nothing for {registry} in {place}")
         return None, "; ".join(seen) or "no credential file on this machine"
 
+    @property
+    def place(self) -> Path:
+        """The file that a login writes: the first that is read."""
+        return next(self._files())
+
     def _documents(self) -> Iterator[tuple[str, str]]:
         inline = Secret(self.environ.get("DOCKER_AUTH_CONFIG", ""))
         if inline.strip():
@@ -117,17 +140,16 @@ class Keychain:
 
 
 def _from_file(file: Fields, registry: str, repository: str, environ: Mapping[str, str]) -> Credential | None:
-    helpers = file.table("credHelpers")
-    for key in _keys(registry, repository):
-        if key in helpers:
-            return _ask_helper(helpers[key], key, environ)
+    for key in entry_keys(registry, repository):
+        if key in file.table("credHelpers"):
+            return _ask_helper(file.table("credHelpers")[key], key, environ)
     if stored := _from_auths(file.fields("auths"), registry, repository):
         return stored
     store = file.text("credsStore")
-    return _ask_helper(store, _keys(registry, "")[0], environ) if store else None
+    return _ask_helper(store, entry_keys(registry, "")[0], environ) if store else None
 
 
-def _keys(registry: str, repository: str) -> tuple[str, ...]:
+def entry_keys(registry: str, repository: str) -> tuple[str, ...]:
     """Return the names an entry may have, the most special first: repository, its parents, host."""
     if registry in _HUB_KEYS:
         return _HUB_KEYS
@@ -137,9 +159,8 @@ def _keys(registry: str, repository: str) -> tuple[str, ...]:
 
 
 def _from_auths(auths: Fields, registry: str, repository: str) -> Credential | None:
-    # Old docker wrote whole URLs as keys: https://host/v1/.
-    plain = {_host_key(name): name for name in auths.values}
-    for key in _keys(registry, repository):
+    plain = {host_key(name): name for name in auths.values}
+    for key in entry_keys(registry, repository):
         name = key if key in auths.values else plain.get(key)
         if name is None:
             continue
@@ -149,7 +170,8 @@ def _from_auths(auths: Fields, registry: str, repository: str) -> Credential | N
     return None
 
 
-def _host_key(name: str) -> str:
+def host_key(name: str) -> str:
+    """Return the host that an entry's name means: old docker wrote ``https://host/v1/``."""
     bare = name.removeprefix("https://").removeprefix("http://").rstrip("/")
     return bare.removesuffix("/v1").removesuffix("/v2")
 
@@ -177,7 +199,21 @@ def _from_entry(entry: Fields) -> Credential | None:
 
 
 def _ask_helper(name: str, key: str, environ: Mapping[str, str]) -> Credential | None:
-    """Run ``docker-credential-NAME get`` (github.com/docker/docker-credential-helpers, README)."""
+    said = run_helper(name, "get", SecretBytes(key.encode()), environ)
+    if said is None:
+        return None
+    answer = _helper_answer(said, f"docker-credential-{name}")
+    username, secret = answer.text("Username"), Secret(answer.text("Secret"))
+    if username == _TOKEN_USER:
+        return Credential(identity_token=secret)
+    return Credential(username=username, password=secret) if secret else None
+
+
+def run_helper(name: str, action: str, said: SecretBytes, environ: Mapping[str, str]) -> bytes | None:
+    """Run ``docker-credential-NAME ACTION`` on *said*; return its output, None where it has no entry.
+
+    Source: github.com/docker/docker-credential-helpers, README. Raises ImageError.
+    """
     if _HELPER_NAME.fullmatch(name) is None:
         raise ImageError(f"{name[:80]!r} is not the name of a credential helper")
     program = f"docker-credential-{name}"
@@ -186,28 +222,26 @@ def _ask_helper(name: str, key: str, environ: Mapping[str, str]) -> Credential |
         raise ImageError(f"{program} cannot be run", seen="it is in no folder of PATH")
     try:
         done = subprocess.run(
-            [path, "get"],
-            input=key.encode(),
+            [path, action],
+            input=said,
             capture_output=True,
             timeout=_HELPER_TIMEOUT_S,
             env=dict(environ),
             check=False,
         )
     except OSError as error:
-        raise ImageError(f"{program} cannot be run", seen=error.strerror or "") from error
+        raise ImageError(f"{program} cannot be run", seen=error.strerror or "") from None
     except subprocess.TimeoutExpired:
         raise ImageError(f"{program} did not answer within {_HELPER_TIMEOUT_S:g} s") from None
     if done.returncode != 0:
         # Helpers say so on stdout: "credentials not found in native keychain".
-        said = (done.stdout + done.stderr).decode("utf-8", "replace").strip()
-        if "not found" in said:
+        answer = (done.stdout + done.stderr).decode("utf-8", "replace").strip()
+        if "not found" in answer:
             return None
-        raise ImageError(f"{program} failed", seen=said[:200])
-    answer = _helper_answer(done.stdout, program)
-    username, secret = answer.text("Username"), Secret(answer.text("Secret"))
-    if username == _TOKEN_USER:
-        return Credential(identity_token=secret)
-    return Credential(username=username, password=secret) if secret else None
+        # What it was given may come back in its complaint.
+        seen = answer[:200] if action != "store" else f"exit code {done.returncode}"
+        raise ImageError(f"{program} failed", seen=seen)
+    return done.stdout
 
 
 def _helper_answer(said: bytes, program: str) -> Fields:

@@ -14,11 +14,13 @@ import queue
 import threading
 import zlib
 from collections.abc import Callable, Generator, Iterator
-from typing import BinaryIO, Final, Protocol, cast
+from typing import BinaryIO, Final, Literal, Protocol, cast
 
 from pytest_containers.errors import ImageError, LayerCorrupt
 
-__all__ = ["PIECE_BYTES", "ahead", "decompress", "pieces"]
+__all__ = ["PIECE_BYTES", "Compression", "Readable", "ahead", "compression", "decompress", "pieces"]
+
+Compression = Literal["", "gzip", "zstd", "bzip2", "xz"]
 
 PIECE_BYTES: Final = 1 << 19
 _INPUT_BYTES: Final = 1 << 17
@@ -34,12 +36,15 @@ _GZIP_FORMAT: Final = 31
 _QUEUED: Final = 8
 
 
-class _Reader(Protocol):
-    def read(self, size: int, /) -> bytes: ...
+class Readable(Protocol):
+    """What bytes can be read from, one after another."""
+
+    def read(self, size: int, /) -> bytes:
+        """Return at most *size* bytes; none at the end."""
 
 
 class _Opener(Protocol):
-    def __call__(self, stream: _Reader, /) -> _Reader: ...
+    def __call__(self, stream: Readable, /) -> Readable: ...
 
 
 class _ZstdFrame(Protocol):
@@ -56,6 +61,17 @@ class _ZstdPackage(Protocol):
     def decompressobj(self) -> _ZstdFrame: ...
 
 
+def compression(head: bytes) -> Compression:
+    """Name the format of data that begins with *head*, six bytes or more; empty for none we read."""
+    if head.startswith(_GZIP):
+        return "gzip"
+    if head.startswith((_ZSTD, *_ZSTD_SKIPPABLE)):
+        return "zstd"
+    if head.startswith(_BZIP2):
+        return "bzip2"
+    return "xz" if head.startswith(_XZ) else ""
+
+
 def decompress(stream: BinaryIO) -> BinaryIO:
     """Return what *stream* holds as a plain stream: gzip, zstd, bzip2, xz, or as it is.
 
@@ -65,20 +81,20 @@ def decompress(stream: BinaryIO) -> BinaryIO:
     return io.BufferedReader(_Pieces(pieces(stream)), PIECE_BYTES)
 
 
-def pieces(stream: BinaryIO) -> Iterator[bytes]:
+def pieces(stream: Readable) -> Iterator[bytes]:
     """Yield the plain bytes of *stream* in pieces of at most `PIECE_BYTES`.
 
     The first bytes are read at once, so that an unknown or unreadable format shows here.
     """
     head = _read_fully(stream, _MAGIC_BYTES)
-    whole = _Joined(head, stream)
-    if head.startswith(_GZIP):
+    whole, kind = _Joined(head, stream), compression(head)
+    if kind == "gzip":
         return _gunzip(whole)
-    if head.startswith((_ZSTD, *_ZSTD_SKIPPABLE)):
+    if kind == "zstd":
         return _zstd(whole)
-    if head.startswith(_BZIP2):
+    if kind == "bzip2":
         return _copied("bzip2", _opener("bz2", "BZ2File")(whole), (OSError, EOFError, ValueError))
-    if head.startswith(_XZ):
+    if kind == "xz":
         errors = (_error("lzma", "LZMAError"), EOFError)
         return _copied("xz", _opener("lzma", "LZMAFile")(whole), errors)
     return iter(lambda: whole.read(PIECE_BYTES), b"")
@@ -146,7 +162,7 @@ class _Pieces(io.RawIOBase):
 class _Joined:
     """What was read to look at it, then the rest of the stream."""
 
-    def __init__(self, head: bytes, stream: BinaryIO) -> None:
+    def __init__(self, head: bytes, stream: Readable) -> None:
         self._head = head
         self._stream = stream
 
@@ -162,14 +178,14 @@ class _Joined:
         return False
 
 
-def _read_fully(stream: BinaryIO, size: int) -> bytes:
+def _read_fully(stream: Readable, size: int) -> bytes:
     head = b""
     while len(head) < size and (part := stream.read(size - len(head))):
         head += part
     return head
 
 
-def _copied(name: str, stream: _Reader, errors: tuple[type[Exception], ...]) -> Iterator[bytes]:
+def _copied(name: str, stream: Readable, errors: tuple[type[Exception], ...]) -> Iterator[bytes]:
     try:
         while chunk := stream.read(PIECE_BYTES):
             yield chunk
@@ -177,7 +193,7 @@ def _copied(name: str, stream: _Reader, errors: tuple[type[Exception], ...]) -> 
         raise _corrupt(name, str(error)) from error
 
 
-def _gunzip(stream: _Reader) -> Iterator[bytes]:
+def _gunzip(stream: Readable) -> Iterator[bytes]:
     """Inflate every member of a gzip stream (RFC 1952, 2.2); layers of eStargz have one a file."""
     data = stream.read(_INPUT_BYTES)
     while data:
@@ -201,7 +217,7 @@ def _gunzip(stream: _Reader) -> Iterator[bytes]:
             raise _corrupt("gzip", "bytes behind the end that are no gzip")
 
 
-def _zstd(stream: _Reader) -> Iterator[bytes]:
+def _zstd(stream: Readable) -> Iterator[bytes]:
     with contextlib.suppress(ImportError):
         module = "compression.zstd"
         return _copied("zstd", _opener(module, "ZstdFile")(stream), (_error(module, "ZstdError"), EOFError))
@@ -216,7 +232,7 @@ def _zstd(stream: _Reader) -> Iterator[bytes]:
     return _unzstd(stream, decompressor, _error("zstandard", "ZstdError"))
 
 
-def _unzstd(stream: _Reader, decompressor: _ZstdPackage, broken: type[Exception]) -> Iterator[bytes]:
+def _unzstd(stream: Readable, decompressor: _ZstdPackage, broken: type[Exception]) -> Iterator[bytes]:
     """Inflate every frame with the zstandard package (RFC 8878, 3).
 
     Its stream reader takes a cut stream for a whole one, so this asks the frame itself. A frame

@@ -7,12 +7,12 @@ type must end as one clear error and never as a TypeError far away.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from pytest_containers.errors import ImageError
 
-__all__ = ["Fields", "encode"]
+__all__ = ["Fields", "encode", "encode_list"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +42,7 @@ class Fields:
             value: object = json.loads(data.decode("utf-8"))
         except (ValueError, RecursionError) as error:
             raise ImageError(f"{place} is not JSON", seen=str(error)[:200]) from error
-        return cls(values={"": value}, place=place).each("")
+        return cls(values={"it": value}, place=place).each("it")
 
     def has(self, key: str) -> bool:
         """Tell whether *key* is there and not null."""
@@ -124,6 +124,11 @@ class Fields:
 def encode(value: Mapping[str, object]) -> bytes:
     """Return *value* as compact JSON in its own key order: the same value, the same bytes."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
+
+
+def encode_list(values: Iterable[Mapping[str, object]]) -> bytes:
+    """Return objects as a compact JSON list."""
+    return json.dumps(list(values), ensure_ascii=False, separators=(",", ":")).encode("utf-8")
 
 
 def _scalars(text: str) -> str:

@@ -20,27 +20,26 @@ from pytest_containers.errors import (
     LayerCorrupt,
     LayerEscape,
     LayerTooLarge,
-    NotPortable,
 )
 from pytest_containers.images.credentials import Keychain
 from pytest_containers.images.digest import Digest
-from pytest_containers.images.manifest import Descriptor, Index, Manifest, parse, read_config
+from pytest_containers.images.lockfile import LockedImage
+from pytest_containers.images.manifest import MANIFEST_LIMIT_BYTES, Descriptor, Manifest, read_config
 from pytest_containers.images.platform import Platform
+from pytest_containers.images.progress import Meter, Watch
 from pytest_containers.images.reference import Reference
 from pytest_containers.images.registry import Registry
+from pytest_containers.images.resolve import check_platform, resolve, resolve_pinned
 from pytest_containers.images.source import Source
 from pytest_containers.images.store import Store
-from pytest_containers.images.transport import Settings, Transport
+from pytest_containers.images.transport import Settings, Sink, Transport
 from pytest_containers.spec import ImageRecord
 
 __all__ = ["pull"]
 
-# An index of indexes is allowed (image-index.md) and seen with two levels; more is a trap.
-_DEEPEST_INDEX = 4
 _CONFIG_LIMIT_BYTES = 8 << 20
 # What a registry sends is what its digest says, so fetching it again would bring the same.
 _REMADE = "take another tag, or have the image made and pushed again: this is how its registry has it"
-_NO_REGISTRY = "check the name: what answers there may not be a registry of images"
 
 
 def pull(
@@ -50,51 +49,75 @@ def pull(
     platform: Platform | None = None,
     settings: Settings | None = None,
     keychain: Keychain | None = None,
+    pinned: LockedImage | None = None,
+    watch: Watch | None = None,
 ) -> ImageRecord:
     """Fetch an image into the store, unpack it and name it; return its record.
 
     Blobs that the store has are not fetched again. *platform* is the machine's own where it is
-    None, *settings* and *keychain* come from the environment. Raises ImageNotFound (unknown
-    image, no such platform, offline), Unauthorized, RegistryError, DigestMismatch, LayerCorrupt,
-    LayerEscape, StoreFull; the store then holds no trace of the name.
+    None, *settings* and *keychain* come from the environment. *pinned* is what a lock file says of
+    the name: that image and no other gets it, and no registry is asked where the store has it whole.
+    Raises ImageNotFound (unknown image, no such platform, offline), Unauthorized, RegistryError,
+    DigestMismatch, LayerCorrupt, LayerEscape, StoreFull; the store then holds no trace of the name.
     """
     settings = settings or Settings()
     platform = platform or Platform.host()
-    if settings.offline:
-        return _present(store, reference)
+    with store.lease():
+        if pinned is not None and (record := _locked(store, reference, pinned, platform)):
+            return record
+        if settings.offline:
+            return _present(store, reference, pinned)
+        return _pull(store, reference, platform, settings, keychain, pinned, watch)
+
+
+def _pull(
+    store: Store,
+    reference: Reference,
+    platform: Platform,
+    settings: Settings,
+    keychain: Keychain | None,
+    pinned: LockedImage | None,
+    watch: Watch | None,
+) -> ImageRecord:
     keychain = keychain or Keychain(environ=settings.environ)
     with Transport(settings) as transport:
         source = Source(reference, transport=transport, keychain=keychain)
-        data, manifest = _resolve(source, reference, platform)
-        with _Downloads(store, source, transport) as downloads:
+        if pinned is None:
+            resolved = resolve(source, reference, platform)
+        else:
+            resolved = resolve_pinned(source, reference, pinned, platform)
+        manifest = resolved.manifest
+        with _Downloads(store, source, transport, watch) as downloads:
             downloads.begin((manifest.config, *manifest.layers))
             diff_ids = _read_config(downloads, store, manifest, reference, platform)
             chain: str | None = None
             for layer, diff_id in zip(manifest.layers, diff_ids, strict=True):
-                with _told_of(reference, layer):
+                with _told_of(reference):
                     downloads.wait(layer)
-                    chain = store.unpack_layer(chain, layer, diff_id)
-    return store.tag(reference, data)
+                with _told_of(reference, layer):
+                    chain = store.unpack_layer(chain, layer, diff_id, watch=watch)
+    return store.tag(reference, resolved.data)
 
 
 @contextlib.contextmanager
-def _told_of(reference: Reference, blob: Descriptor) -> Iterator[None]:
-    """Name image and blob in what is wrong with the bytes: those who unpack them know neither."""
+def _told_of(reference: Reference, layer: Descriptor | None = None) -> Iterator[None]:
+    """Name the image in what is wrong with its bytes, and the *layer*, which its unpacker does not know."""
     try:
         yield
     except (DigestMismatch, LayerCorrupt, LayerEscape, LayerTooLarge) as error:
-        what = error.what if str(blob.digest) in error.what else f"{error.what} (blob {blob.digest})"
+        blob = f" ({layer.digest})" if layer and layer.digest not in error.what else ""
         mend = error.mend if isinstance(error, DigestMismatch | LayerEscape) else _REMADE
-        raise type(error)(f"{reference}: {what}", seen=error.seen, mend=mend) from error
+        raise type(error)(f"{reference}: {error.what}{blob}", seen=error.seen, mend=mend) from error
 
 
 class _Downloads:
     """The blobs of one image on their way, in several threads; the first error ends them all."""
 
-    def __init__(self, store: Store, source: Source, transport: Transport) -> None:
+    def __init__(self, store: Store, source: Source, transport: Transport, watch: Watch | None) -> None:
         self._store = store
         self._source = source
         self._transport = transport
+        self._watch = watch
         self._threads = ThreadPoolExecutor(
             max_workers=max(transport.settings.parallel, 1), thread_name_prefix="pull"
         )
@@ -134,66 +157,44 @@ class _Downloads:
 
     def _fetch(self, place: Registry, descriptor: Descriptor) -> None:
         """Fetch one blob; a mismatch on top of what an earlier pull left gets a second, clean try."""
-        for last in (False, True):
-            with self._store.blobs.receive(descriptor.digest, descriptor.size) as writer:
-                if writer.done:
-                    return
-                resumed = writer.offset > 0
-                try:
-                    self._source.fetch(place, descriptor, writer)
-                    # The size may have been reached before: by another process, or by the resume.
-                    if not writer.done:
-                        writer.commit()
-                except DigestMismatch:
-                    if last or not resumed:
-                        raise
-                else:
-                    return
+        with Meter(self._watch, descriptor.digest, "download", descriptor.size) as meter:
+            for last in (False, True):
+                with self._store.blobs.receive(descriptor.digest, descriptor.size) as writer:
+                    if writer.done:
+                        return
+                    resumed = writer.offset > 0
+                    try:
+                        self._source.fetch(place, descriptor, _Metered(writer, meter))
+                        # The size may have been reached before: by another process, or by the resume.
+                        if not writer.done:
+                            writer.commit()
+                    except DigestMismatch:
+                        if last or not resumed:
+                            raise
+                    else:
+                        return
 
 
-def _resolve(source: Source, reference: Reference, platform: Platform) -> tuple[bytes, Manifest]:
-    """Return the manifest for *platform*: its bytes, and read."""
-    data, content_type = source.named(reference)
-    for _ in range(_DEEPEST_INDEX):
-        document = _read(reference, data, content_type)
-        if isinstance(document, Manifest):
-            _check_whole(document, reference)
-            return data, document
-        data, content_type = source.child(_choose(document, reference, platform))
-    raise ImageError(f"{reference} is an index of indexes without end", seen=f"{_DEEPEST_INDEX} levels")
+class _Metered:
+    """A sink whose growth is told."""
 
+    def __init__(self, sink: Sink, meter: Meter) -> None:
+        self._sink = sink
+        self._meter = meter
 
-def _read(reference: Reference, data: bytes, content_type: str) -> Manifest | Index:
-    try:
-        document = parse(data, content_type)
-        if isinstance(document, Manifest):
-            document.check_image()
-    except ImageError as error:
-        mend = error.mend or _NO_REGISTRY
-        raise ImageError(f"{reference}: {error.what}", seen=error.seen, mend=mend) from error
-    return document
+    @property
+    def offset(self) -> int:
+        """The number of bytes that are there."""
+        return self._sink.offset
 
+    def write(self, data: bytes, /) -> None:
+        """Add bytes to the end."""
+        self._sink.write(data)
+        self._meter.at(self._sink.offset)
 
-def _check_whole(manifest: Manifest, reference: Reference) -> None:
-    """Raise NotPortable for an image that would have its maker's files replaced by this machine's."""
-    if manifest.base:
-        raise NotPortable(
-            f"{reference} stands on the files of the machine it was made on",
-            seen=f"its manifest names the base {manifest.base!r}",
-            mend="build it here, or on an image that a registry has",
-        )
-
-
-def _choose(index: Index, reference: Reference, platform: Platform) -> Descriptor:
-    entry = index.choose(platform)
-    if entry is None:
-        offers = {str(e.platform) for e in index.manifests if e.platform and not e.attestation}
-        raise ImageNotFound(
-            f"{reference} has no image for {platform}",
-            seen="it has " + (", ".join(sorted(offers)) or "none for any platform"),
-            mend="name another tag, or another platform where this machine can emulate it",
-        )
-    return entry
+    def restart(self) -> None:
+        """Forget what is there."""
+        self._sink.restart()
 
 
 def _read_config(
@@ -202,7 +203,7 @@ def _read_config(
     """Return the DiffIDs, once the config is here and fits manifest and platform."""
     if manifest.config.size > _CONFIG_LIMIT_BYTES:
         raise ImageError(f"the config of {reference} is too large", seen=f"{manifest.config.size} bytes")
-    with _told_of(reference, manifest.config):
+    with _told_of(reference):
         downloads.wait(manifest.config)
     config, diff_ids = read_config(store.blobs.read(manifest.config.digest, _CONFIG_LIMIT_BYTES))
     if len(diff_ids) != len(manifest.layers):
@@ -210,23 +211,36 @@ def _read_config(
             f"config and manifest of {reference} do not fit together",
             seen=f"{len(diff_ids)} DiffIDs, {len(manifest.layers)} layers",
         )
-    # Old builders left the architecture out; then nobody knows better than the user.
-    offer = Platform(os=config.os, architecture=config.architecture, variant=platform.variant)
-    if config.architecture and platform.distance(offer) is None:
-        raise ImageNotFound(
-            f"{reference} has no image for {platform}",
-            seen=f"its only image is for {offer.os}/{offer.architecture}",
-            mend="name another tag, or the platform where this machine can emulate it",
-        )
+    check_platform(config, reference, platform)
     return diff_ids
 
 
-def _present(store: Store, reference: Reference) -> ImageRecord:
-    record = store.find(reference)
+def _locked(
+    store: Store, reference: Reference, pinned: LockedImage, platform: Platform
+) -> ImageRecord | None:
+    """Return the image a lock file names, given its name, where the store has all of it."""
+    locked = pinned.manifest(platform)
+    if locked is None:
+        return None
+    contents = store.contents(locked.digest)
+    store.leases.cover(*contents)
+    if not all(
+        store.blobs.has(digest) for digest in (locked.digest, *(blob.digest for blob in locked.blobs))
+    ):
+        return None
+    data = store.blobs.read(locked.digest, MANIFEST_LIMIT_BYTES)
+    record = store.tag(reference, data)
+    store.layers(record)
+    return record
+
+
+def _present(store: Store, reference: Reference, pinned: LockedImage | None) -> ImageRecord:
+    record = store.find(reference) if pinned is None else None
     if record is None:
         raise ImageNotFound(
             f"{reference} is not in the store",
-            seen=f"offline: no registry is asked; the store at {store.root} has no image of this name",
+            seen=f"offline: no registry is asked; the store at {store.root} has no image of this name"
+            + (f" as it is locked, {pinned.digest}" if pinned else ""),
             mend="pull it once while online, or carry the store here",
         )
     return record

@@ -14,6 +14,7 @@ from pytest_containers.errors import ImageError, NotPortable, RegistryError
 from pytest_containers.images.credentials import Keychain
 from pytest_containers.images.digest import Digest
 from pytest_containers.images.manifest import Descriptor, Manifest
+from pytest_containers.images.progress import Watch
 from pytest_containers.images.reference import Reference
 from pytest_containers.images.registry import Registry
 from pytest_containers.images.store import Store
@@ -29,6 +30,7 @@ def push(
     *,
     settings: Settings | None = None,
     keychain: Keychain | None = None,
+    watch: Watch | None = None,
 ) -> Digest:
     """Send an image to its registry; return the manifest's digest, by which anybody can pull it.
 
@@ -37,12 +39,13 @@ def push(
     files, Unauthorized, RegistryError.
     """
     settings = settings or Settings()
-    data, manifest = store.manifest(reference)
-    _check_portable(reference, manifest)
-    if settings.offline:
-        raise RegistryError(f"{reference} cannot be pushed", seen="offline: no registry is asked")
     keychain = keychain or Keychain(environ=settings.environ)
-    with Transport(settings) as transport:
+    with store.lease() as lease, Transport(settings) as transport:
+        data, manifest = store.manifest(reference)
+        _check_portable(reference, manifest)
+        if settings.offline:
+            raise RegistryError(f"{reference} cannot be pushed", seen="offline: no registry is asked")
+        lease.cover(*store.contents(Digest.of(data)))
         registry = Registry(reference.registry, transport=transport, keychain=keychain)
         upload = Upload(
             registry=registry,
@@ -50,6 +53,7 @@ def push(
             blobs=store.blobs,
             transport=transport,
             sources=lambda digest: _sources(store, reference, digest),
+            watch=watch,
         )
         _send(upload, (*manifest.layers, manifest.config), transport)
         return registry.put_manifest(

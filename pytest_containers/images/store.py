@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 from pytest_containers._files import locked, write_atomic
 from pytest_containers.errors import (
@@ -81,6 +81,11 @@ class Store:
         """
         if is_host(reference):
             return host_record()
+        # Nothing goes away between two looks; later only a lease holds it.
+        with self.leases.gate():
+            return self._find(reference)
+
+    def _find(self, reference: Reference) -> ImageRecord | None:
         entry = self._entry(reference)
         if entry is None or not self.blobs.has(entry.digest):
             return None
@@ -118,7 +123,7 @@ class Store:
             )
         entry = self._entry(reference)
         if entry is None:
-            raise _not_found(reference)
+            raise self._not_found(reference)
         data = self.blobs.read(entry.digest, MANIFEST_LIMIT_BYTES)
         return data, Manifest.parse(data)
 
@@ -159,7 +164,7 @@ class Store:
         """Forget a name; blobs and layers stay for the images that share them. Raises ImageNotFound."""
         with locked(self._lock()):
             if self._named(reference) is None:
-                raise _not_found(reference)
+                raise self._not_found(reference)
             self._rewrite(reference, None)
 
     def entries(self) -> tuple[Descriptor, ...]:
@@ -205,7 +210,7 @@ class Store:
         # Between being found and being covered it may have been removed.
         if not self._touch(digest):
             lease.close()
-            raise _not_found(Reference.parse(image.reference))
+            raise self._not_found(Reference.parse(image.reference))
         return lease
 
     def unpack(self, manifest: Manifest, diff_ids: Iterable[str]) -> None:
@@ -215,13 +220,20 @@ class Store:
             parent = self.chains.unpack(parent, layer, diff_id)
 
     def unpack_layer(
-        self, parent_chain: str | None, descriptor: Descriptor, diff_id: str, *, watch: Watch | None = None
+        self,
+        parent_chain: str | None,
+        descriptor: Descriptor,
+        diff_id: str,
+        *,
+        source: Callable[[], BinaryIO] | None = None,
+        watch: Watch | None = None,
     ) -> str:
         """Unpack one layer whose blob is here, on a chain that is unpacked; return its ChainID.
 
+        *source* opens the layer instead where its blob is not here yet.
         Raises LayerCorrupt, LayerEscape, LayerTooLarge, DigestMismatch, StoreFull.
         """
-        return self.chains.unpack(parent_chain, descriptor, diff_id, watch=watch)
+        return self.chains.unpack(parent_chain, descriptor, diff_id, source=source, watch=watch)
 
     def layers(self, image: ImageRecord) -> tuple[Path, ...]:
         """Return the folders of an image's layers, oldest first, unpacked where they were not.
@@ -273,6 +285,13 @@ class Store:
         name = str(reference)
         entries = self._index().manifests
         return next((entry for entry in entries if entry.annotations.get(REF_NAME) == name), None)
+
+    def _not_found(self, reference: Reference) -> ImageNotFound:
+        return ImageNotFound(
+            f"the store has no image {reference.familiar}",
+            seen=f"the store is {self.root}",
+            mend="pull or build it, or check its name",
+        )
 
     def _index(self) -> Index:
         path = self.root / "index.json"
@@ -326,9 +345,3 @@ def _base_of(manifest: Manifest) -> str | None:
 
 def _is_stale(manifest: Manifest) -> bool:
     return manifest.base == HOST and _base_of(manifest) != host_chain(host_key())
-
-
-def _not_found(reference: Reference) -> ImageNotFound:
-    return ImageNotFound(
-        f"the store has no image {reference.familiar}", mend="pull or build it, or check its name"
-    )

@@ -75,6 +75,7 @@ class TarStream:
         self._limit = limit_bytes
         self._left = 0
         self._padding = 0
+        self._extended = 0
         self.ended = False
 
     def __iter__(self) -> Iterator[Entry]:
@@ -101,6 +102,7 @@ class TarStream:
             else:
                 yield self._entry(block, pax, long_name, long_link)
                 pax, long_name, long_link = {}, None, None
+                self._extended = 0
 
     @property
     def position(self) -> int:
@@ -194,8 +196,10 @@ class TarStream:
                 raise _cut(size)
 
     def _extension(self, size: int) -> bytes:
-        if size > _EXTENSION_LIMIT:
-            raise LayerCorrupt("an entry's names and attributes are too long", seen=f"{size} bytes")
+        # Together: a million headers before one entry would be kept as well.
+        self._extended += size
+        if self._extended > _EXTENSION_LIMIT:
+            raise LayerCorrupt("an entry's names and attributes are too long", seen=f"{self._extended} bytes")
         data = self._take(size)
         self._skip(-size % BLOCK)
         return data

@@ -24,6 +24,7 @@ from pytest_containers.errors import ImageError, RegistryError, Unauthorized
 from pytest_containers.images.blobs import Blobs
 from pytest_containers.images.digest import Digest
 from pytest_containers.images.manifest import Descriptor
+from pytest_containers.images.progress import Meter, Watch
 from pytest_containers.images.registry import Registry, push_scope
 from pytest_containers.images.transport import Reply, Transport
 
@@ -54,26 +55,31 @@ class Upload:
         blobs: Blobs,
         transport: Transport,
         sources: Callable[[Digest], Iterable[str]],
+        watch: Watch | None = None,
     ) -> None:
         self._registry = registry
         self._repository = repository
         self._blobs = blobs
         self._transport = transport
         self._sources = sources
+        self._watch = watch
+        self._meters: dict[Digest, Meter] = {}
         self._scopes = push_scope(repository)
 
     def blob(self, descriptor: Descriptor) -> None:
         """Make the repository hold a blob. Raises Unauthorized, RegistryError."""
-        if self._registry.has_blob(self._repository, descriptor.digest, self._scopes):
-            return
-        broken: _Broken | None = None
-        for attempt in range(self._transport.settings.attempts):
-            self._transport.pause(attempt)
-            broken = self._once(descriptor, mount=not attempt)
-            if broken is None:
+        with Meter(self._watch, descriptor.digest, "upload", descriptor.size) as meter:
+            self._meters[descriptor.digest] = meter
+            if self._registry.has_blob(self._repository, descriptor.digest, self._scopes):
                 return
-        if broken is not None:
-            raise broken.error
+            broken: _Broken | None = None
+            for attempt in range(self._transport.settings.attempts):
+                self._transport.pause(attempt)
+                broken = self._once(descriptor, mount=not attempt)
+                if broken is None:
+                    return
+            if broken is not None:
+                raise broken.error
 
     def _once(self, descriptor: Descriptor, *, mount: bool) -> _Broken | None:
         """Upload from the first byte; return what broke, where it may be tried again."""
@@ -189,6 +195,7 @@ class Upload:
             while start < end and (piece := blob.read(min(_PIECE_BYTES, end - start))):
                 start += len(piece)
                 yield piece
+                self._meters[digest].at(start)
 
     def _refused(self, reply: Reply, descriptor: Descriptor) -> _Broken:
         """Return a refusal that may pass, raise one that will not."""

@@ -67,7 +67,9 @@ class Bases:
         manifest = Manifest.parse(self._store.blobs.read(Digest.parse(record.digest), MANIFEST_LIMIT_BYTES))
         base = host_chain(manifest.annotations[BASE_KEY_ANNOTATION]) if manifest.base else None
         return State(
-            key=step_key("", record.id, base or ""),
+            # The layers and not the id, which changes with every time that the history tells: what
+            # a step needs of the config is in its own key (BuildKit, source/containerimage/pull.go).
+            key=step_key("", base or "", *record.diff_ids),
             scope=self._plan.scope.begin(record.config.env),
             config=replace(record.config, onbuild=()),
             base=base,
