@@ -121,14 +121,19 @@ class NativeEngine(Engine):
     def create(self, spec: ContainerSpec, image: ImageRecord) -> Handle:
         """Make a container: its files, its address, nothing running."""
         self._refuse_what_is_missing(spec)
-        request = messages.Create(
-            spec=replace(spec, files={}), config=image.config, layers=self._images.layers(image)
-        )
         connection = self._connected()
-        with tempfile.TemporaryFile() as tar:
+        with self._images.lease(image) as lease, tempfile.TemporaryFile() as tar:
+            request = messages.Create(
+                spec=replace(spec, files={}),
+                config=image.config,
+                layers=self._images.layers(image),
+                leased=True,
+            )
             if spec.files:
                 _pack(spec.files, tar)
-            created, (log,) = connection.ask(request, (tar.fileno(),) if spec.files else ())
+            # The supervisor's copy holds the lease for as long as it has the container.
+            given = (lease.fileno(), tar.fileno()) if spec.files else (lease.fileno(),)
+            created, (log,) = connection.ask(request, given)
         return NativeHandle(connection, created, log, self._images, image)
 
     def _refuse_what_is_missing(self, spec: ContainerSpec) -> None:

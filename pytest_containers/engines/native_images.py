@@ -15,6 +15,7 @@ from pytest_containers.errors import ImageError, ImageNotFound
 from pytest_containers.spec import BuildSpec, ImageConfig, ImageRecord, PullPolicy
 
 if TYPE_CHECKING:
+    from pytest_containers.images.leases import Lease
     from pytest_containers.images.reference import Reference
     from pytest_containers.images.store import Store
     from pytest_containers.images.transport import Settings
@@ -134,7 +135,8 @@ class NativeImages(Images):
         from pytest_containers.images.build.build import build
 
         runner = NativeRunner(self._connect, self)
-        return build(self._store, runner, spec, pull=self.pull, report=report)
+        with self._store.lease():
+            return build(self._store, runner, spec, pull=self.pull, report=report)
 
     def load(self, tar: BinaryIO, reference: str, config: ImageConfig) -> ImageRecord:
         """Make a one-layer image of a root file system's tar."""
@@ -151,6 +153,10 @@ class NativeImages(Images):
         from pytest_containers.images.reference import Reference
 
         return commit(self._store, parent, layer, Reference.parse(reference), config)
+
+    def lease(self, image: ImageRecord) -> Lease:
+        """Return what keeps an image's layers from being pruned until it is closed."""
+        return self._store.lease(image)
 
     def layers(self, image: ImageRecord) -> tuple[str, ...]:
         """Return the folders of an image's layers, oldest first, unpacked where they were not."""

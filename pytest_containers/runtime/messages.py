@@ -164,12 +164,17 @@ class RemoveNetwork(Request[Done]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Create(Request[Created]):
-    """Prepare a container over *layers*, oldest first; a tar of files to write may come along."""
+    """Prepare a container over *layers*, oldest first.
+
+    Where it is *leased*, the descriptor that keeps the layers from being pruned comes along, first;
+    a tar of files to write may come behind it.
+    """
 
     answer: ClassVar[type[object]] = Created
     spec: ContainerSpec
     config: ImageConfig
     layers: tuple[str, ...]
+    leased: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

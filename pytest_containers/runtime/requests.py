@@ -147,7 +147,9 @@ class Requests:
             _write_etc(sandbox)
             self._run.switch.name(endpoint, _names(sandbox))
             undo.pop_all()
-        sandbox.seed = os.dup(descriptors[0]) if descriptors else -1
+        came = [os.dup(descriptor) for descriptor in descriptors]
+        sandbox.lease = came.pop(0) if request.leased else -1
+        sandbox.seed = came.pop(0) if came else -1
         self._sandboxes[container_id] = sandbox
         owner.containers.add(container_id)
         return _created(sandbox, found=False)

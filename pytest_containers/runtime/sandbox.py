@@ -68,6 +68,7 @@ class Sandbox:
         self.endpoint = endpoint
         self.log = logs.create_log(run.folder)
         self.seed = -1
+        self.lease = -1
         self.starting = False
         # Readable while nobody is starting it (eventfd(2)).
         self.turn = os.eventfd(1, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
@@ -145,6 +146,8 @@ class Sandbox:
         for pipe in tuple(self._pipes):
             self._end_pipe(pipe)
         self.forget_seed()
+        if self.lease >= 0:
+            os.close(self.lease)
         os.close(self.log)
         self.run.loop.close(self.turn)
         snapshot.discard(self.snapshot)

@@ -12,7 +12,9 @@ import pytest
 
 from pytest_containers.engines.native import NativeEngine, fresh_run_folder
 from pytest_containers.errors import BuildFailed, NotPortable, SpecInvalid
-from pytest_containers.spec import BuildSpec, ContainerSpec, ImageRecord, Port
+from pytest_containers.images.prune import prune
+from pytest_containers.images.store import Store
+from pytest_containers.spec import BuildSpec, ContainerSpec, ExecSpec, ImageRecord, Port
 
 pytestmark = pytest.mark.kernel
 
@@ -261,3 +263,20 @@ def test_trigger_of_a_base_runs_once(site: Site) -> None:
     site.engine.images.tag("made", "second-of-trigger")
     image = site.build("FROM second-of-trigger\nRUN true\n")
     assert site.run(image, "cat", "/srv/triggered", "/srv/count") == "run\n1\n"
+
+
+def test_prune_spares_what_a_container_stands_on(site: Site) -> None:
+    """The layers of a running container stay, its image's name or not; they go when it is removed."""
+    site.write({"file": "content"})
+    image = site.build("FROM host\nCOPY file /srv/\n")
+    handle = site.engine.create(ContainerSpec(name="box", command=("sleep", "60")), image)
+    try:
+        handle.start()
+        site.engine.images.remove("made")
+        prune(Store.open(site.store), max_bytes=0)
+        result = handle.exec(ExecSpec(argv=("cat", "/srv/file")))
+        assert result.stdout == "content"
+        assert all(folder.is_dir() for folder in Store.open(site.store).layers(image)[1:])
+    finally:
+        handle.remove()
+    assert prune(Store.open(site.store), max_bytes=0).chains

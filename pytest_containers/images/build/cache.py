@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,7 +63,10 @@ class StepCache:
             found = Cached(layer=layer, diff_id=Digest.parse(str(fields["diff_id"])))
         except (OSError, ValueError, KeyError, TypeError, ImageError):
             return None
-        return found if self._store.blobs.has(digest) else None
+        if not self._store.blobs.has(digest):
+            return None
+        os.utime(self._path(key))  # a prune by age counts from the last use
+        return found
 
     def keep(self, key: str, made: Cached) -> None:
         """Remember what a step made."""
