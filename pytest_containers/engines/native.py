@@ -122,19 +122,23 @@ class NativeEngine(Engine):
         """Make a container: its files, its address, nothing running."""
         self._refuse_what_is_missing(spec)
         connection = self._connected()
-        with self._images.lease(image) as lease, tempfile.TemporaryFile() as tar:
+        lease = self._images.lease(image)
+        with contextlib.ExitStack() as undo, tempfile.TemporaryFile() as tar:
+            if lease is not None:
+                undo.callback(lease.close)
             request = messages.Create(
                 spec=replace(spec, files={}),
                 config=image.config,
                 layers=self._images.layers(image),
-                leased=True,
+                leased=lease is not None,
             )
             if spec.files:
                 _pack(spec.files, tar)
-            # The supervisor's copy holds the lease for as long as it has the container.
-            given = (lease.fileno(), tar.fileno()) if spec.files else (lease.fileno(),)
+            # The supervisor's copy holds the lease, too: a container of the run may outlive us.
+            given = [one.fileno() for one in (lease, tar if spec.files else None) if one is not None]
             created, (log,) = connection.ask(request, given)
-        return NativeHandle(connection, created, log, self._images, image)
+            undo.pop_all()
+        return NativeHandle(connection, created, log, self._images, image, lease)
 
     def _refuse_what_is_missing(self, spec: ContainerSpec) -> None:
         if spec.limits != Limits():

@@ -13,7 +13,7 @@ import weakref
 from concurrent.futures import Future
 from pathlib import PurePosixPath
 from types import TracebackType
-from typing import BinaryIO, Final, Self, TypeVar
+from typing import TYPE_CHECKING, BinaryIO, Final, Self, TypeVar
 
 from pytest_containers.engines.base import Handle, Tree
 from pytest_containers.engines.native_images import NativeImages
@@ -31,6 +31,9 @@ from pytest_containers.spec import (
     Port,
 )
 
+if TYPE_CHECKING:
+    from pytest_containers.images.leases import Lease
+
 __all__ = ["NativeHandle"]
 
 _Answer = TypeVar("_Answer")
@@ -41,10 +44,11 @@ _READS_PER_TURN: Final = 17
 
 
 class _Held:
-    """A handle's descriptors: the log, and the pidfd of the first process, -1 where there is none."""
+    """A handle's descriptors: its log, the pidfd of the first process or -1, the lease of its layers."""
 
-    def __init__(self, log: int) -> None:
+    def __init__(self, log: int, lease: Lease | None) -> None:
         self.log = log
+        self._lease = lease
         self.pidfd = -1
 
     def forget_pidfd(self) -> None:
@@ -57,6 +61,8 @@ class _Held:
         if self.log >= 0:
             os.close(self.log)
         self.log = -1
+        if self._lease is not None:
+            self._lease.close()
 
 
 class NativeHandle(Handle):
@@ -69,10 +75,11 @@ class NativeHandle(Handle):
         log: int,
         images: NativeImages,
         image: ImageRecord,
+        lease: Lease | None = None,
     ) -> None:
         self._connection = connection
         self._created = created
-        self._held = _Held(log)
+        self._held = _Held(log, lease)
         # A handle that is dropped without a removal must not keep its descriptors.
         weakref.finalize(self, self._held.close)
         self._tree = _NativeTree(connection, created.id, images, image)

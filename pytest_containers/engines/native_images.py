@@ -154,8 +154,10 @@ class NativeImages(Images):
 
         return commit(self._store, parent, layer, Reference.parse(reference), config)
 
-    def lease(self, image: ImageRecord) -> Lease:
-        """Return what keeps an image's layers from being pruned until it is closed."""
+    def lease(self, image: ImageRecord) -> Lease | None:
+        """Return what keeps an image's layers from being pruned; ``host`` needs none."""
+        if not image.portable and not image.diff_ids:
+            return None
         return self._store.lease(image)
 
     def layers(self, image: ImageRecord) -> tuple[str, ...]:

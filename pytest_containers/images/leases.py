@@ -82,6 +82,8 @@ class Leases:
         with room(self._root):
             folder = self._root / _FOLDER
             folder.mkdir(mode=0o700, exist_ok=True)
+            for path in folder.glob("*"):
+                _remove_dead(path)
             lease = Lease(self, *_claim(folder))
         try:
             lease.cover(*names)
