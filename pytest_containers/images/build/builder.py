@@ -103,7 +103,9 @@ class Builder:
             case _:
                 author = instruction.author if isinstance(instruction, Maintainer) else ""
                 made = after(state, instruction)
-                return made.with_history(self._now(), instruction.text, empty=True, author=author)
+                below = state.history[-1].created if state.history else ""
+                created = self._settings.created or below or self._now()
+                return made.with_history(created, instruction.text, empty=True, author=author)
 
     def _now(self) -> str:
         if self._settings.created:
@@ -135,9 +137,9 @@ class Builder:
                     self._execute(workspace, run)
                     workspace.layer(output)
 
-        made = self._layer(state, key, make)
+        made, created = self._layer(state, key, make)
         told = " ".join((*state.scope.history_arguments(), *execution.argv))
-        return made.with_history(self._now(), f"RUN {told}", empty=made.diff_ids == state.diff_ids)
+        return made.with_history(created, f"RUN {told}", empty=made.diff_ids == state.diff_ids)
 
     def _mounted_content(self, run: Run, source: str) -> str:
         copied = Copy(location=run.location, text=run.text, sources=(source or ".",), target="/")
@@ -168,8 +170,8 @@ class Builder:
                     self._copy_from(workspace, copy, source, state.config.workdir)
                 workspace.layer(output)
 
-        made = self._layer(state, key, make)
-        return made.with_history(self._now(), copy.text, empty=made.diff_ids == state.diff_ids)
+        made, created = self._layer(state, key, make)
+        return made.with_history(created, copy.text, empty=made.diff_ids == state.diff_ids)
 
     def _copy_from(self, workspace: Workspace, copy: Copy, source: State, workdir: str) -> None:
         with self._open(source, None) as other:
@@ -188,15 +190,15 @@ class Builder:
                 workspace.write(state.config.workdir, _empty_tar())
                 workspace.layer(output)
 
-        made = self._layer(state, key, make)
-        return made.with_history(self._now(), instruction.text, empty=made.diff_ids == state.diff_ids)
+        made, created = self._layer(state, key, make)
+        return made.with_history(created, instruction.text, empty=made.diff_ids == state.diff_ids)
 
     def _open(self, state: State, command: Command | None) -> AbstractContextManager[Workspace]:
         folders = self._chains.stack(state.chain) if state.chain else ()
         return self._runner.open(tuple(str(folder) for folder in folders), command)
 
-    def _layer(self, state: State, key: str, make: Callable[[BinaryIO], None]) -> State:
-        """Return *state* with the layer of one step, found in the cache or made now."""
+    def _layer(self, state: State, key: str, make: Callable[[BinaryIO], None]) -> tuple[State, str]:
+        """Return *state* with the layer of one step, found in the cache or made now, and when it was made."""
         with self._cache.hold(key):
             found = self._cache.find(key) if self._settings.use_cache else None
             if found is None:
@@ -206,7 +208,8 @@ class Builder:
                 self._report("  from the cache", b"")
         if found.layer is not None:
             self._store.unpack_layer(state.chain, found.layer, found.diff_id)
-        return state.with_layer(key, found.layer, found.diff_id)
+        created = self._settings.created or found.created
+        return state.with_layer(key, found.layer, found.diff_id), created
 
     def _make(self, state: State, make: Callable[[BinaryIO], None]) -> Cached:
         with tempfile.TemporaryFile() as layer:
@@ -214,12 +217,12 @@ class Builder:
             size = layer.tell()
             layer.seek(0)
             if size <= _EMPTY_TAR_BYTES and not layer.read().strip(b"\0"):
-                return Cached(layer=None)
+                return Cached(layer=None, created=self._now())
             layer.seek(0)
             descriptor, diff_id = add_layer(
                 self._store, state.chain, iter(lambda: layer.read(PIECE_BYTES), b"")
             )
-        return Cached(layer=descriptor, diff_id=diff_id)
+        return Cached(layer=descriptor, diff_id=diff_id, created=self._now())
 
 
 def _is_from(copy: Copy | Add) -> bool:

@@ -32,10 +32,14 @@ def step_key(below: str, kind: str, *details: object) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cached:
-    """What a step made: a layer's descriptor and DiffID, or None where it changed nothing."""
+    """What a step made: a layer's descriptor and DiffID, or None where it changed nothing.
+
+    *created* is when, an RFC 3339 time: the history of a build from the cache is that of the first.
+    """
 
     layer: Descriptor | None
     diff_id: str = ""
+    created: str = ""
 
 
 class StepCache:
@@ -56,11 +60,12 @@ class StepCache:
         """Return what the step made, None where it was not built or its layer is gone."""
         try:
             fields = json.loads((self._folder / f"{key}.json").read_bytes())
+            created = str(fields["created"])
             if not fields["digest"]:
-                return Cached(layer=None)
+                return Cached(layer=None, created=created)
             digest = Digest.parse(str(fields["digest"]))
             layer = Descriptor(media_type=OCI_LAYER_GZIP, digest=digest, size=int(fields["size"]))
-            found = Cached(layer=layer, diff_id=Digest.parse(str(fields["diff_id"])))
+            found = Cached(layer=layer, diff_id=Digest.parse(str(fields["diff_id"])), created=created)
         except (OSError, ValueError, KeyError, TypeError, ImageError):
             return None
         if not self._store.blobs.has(digest):
@@ -75,6 +80,7 @@ class StepCache:
             "digest": str(layer.digest) if layer else "",
             "size": layer.size if layer else 0,
             "diff_id": made.diff_id,
+            "created": made.created,
         }
         write_atomic(self._path(key), json.dumps(fields).encode())
 

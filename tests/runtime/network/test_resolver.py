@@ -53,7 +53,7 @@ def test_answer_has_no_data_for_other_types_of_a_container() -> None:
 
 def test_answer_hands_on_what_is_no_container() -> None:
     """A name of the world outside is not answered here."""
-    assert answer_locally(_zone(), _question("pypi.org")) is None
+    assert answer_locally(_zone(), _question("example.org")) is None
 
 
 def test_answer_denies_a_single_label_that_is_no_container() -> None:
@@ -63,7 +63,7 @@ def test_answer_denies_a_single_label_that_is_no_container() -> None:
 
 def test_answer_denies_the_world_on_an_internal_network() -> None:
     """An internal network has its own names and no others."""
-    assert _counts(answer_locally(_zone(internal=True), _question("pypi.org"))) == (dns.NAME_ERROR, 0)
+    assert _counts(answer_locally(_zone(internal=True), _question("example.org"))) == (dns.NAME_ERROR, 0)
     assert _counts(answer_locally(_zone(internal=True), _question("redis"))) == (dns.NO_ERROR, 1)
 
 
@@ -196,6 +196,6 @@ def test_container_on_an_internal_network_has_names_and_no_way_out(stage: Stage)
     server, client = stage.container("back", "db"), stage.container("back")
     stage.host.listen(stage.outside, 80)
     assert client.lookup("db") == (server.ip,)
-    assert client.query("pypi.org")[0] == dns.NAME_ERROR
+    assert client.query("example.org")[0] == dns.NAME_ERROR
     with pytest.raises(OSError, match="No route to host"):
         client.connect(stage.outside, 80)

@@ -12,7 +12,7 @@ from pytest_containers.runtime.network.upstream import nameservers
 if TYPE_CHECKING:
     from tests.runtime.network.conftest import Stage
 
-NAME = "pypi.org"
+NAME = "example.org"
 
 
 def _reply(query: bytes, code: int = dns.NO_ERROR, data: bytes = b"") -> bytes:
@@ -38,7 +38,7 @@ def test_nameservers_are_those_of_resolv_conf() -> None:
         "search a.example\n",
         "nameserver\n",
         "#nameserver 192.0.2.1\n",
-        "nameserver pypi.org\n",
+        "nameserver example.org\n",
         "nameserver \xff\n",
     ],
 )
