@@ -32,7 +32,6 @@ __all__ = [
     "MS_RDONLY",
     "MS_REC",
     "MS_REMOUNT",
-    "MS_STRICTATIME",
     "Child",
     "attach_tree",
     "cap_drop_bounding",
@@ -72,7 +71,6 @@ MS_REMOUNT: Final = 0x20
 MS_BIND: Final = 0x1000
 MS_REC: Final = 0x4000
 MS_PRIVATE: Final = 0x4_0000
-MS_STRICTATIME: Final = 0x100_0000
 MNT_DETACH: Final = 0x2
 
 # Numbers from 424 on are the same on every architecture (include/uapi/asm-generic/unistd.h).

@@ -163,6 +163,15 @@ def test_build_of_stages_makes_those_that_are_needed(site: Site) -> None:
     assert not [step for step in site.told if "never" in step]
 
 
+def test_stage_on_a_stage_inherits_arguments_behind_its_environment(site: Site) -> None:
+    """Arguments of the stage below are known; a name that its ENV has set means that value."""
+    image = site.build(
+        "FROM host AS below\nENV NAME=env\nARG NAME=argument\nARG OTHER=other\n"
+        "FROM below\nRUN echo $NAME $OTHER > /srv/names\n"
+    )
+    assert site.run(image, "cat", "/srv/names") == "env other\n"
+
+
 def test_build_that_fails_says_where_and_what(site: Site) -> None:
     """The error has file, line, exit code and the last lines of output; no image has the name."""
     with pytest.raises(BuildFailed) as caught:

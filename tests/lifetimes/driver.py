@@ -14,6 +14,7 @@ import sys
 import threading
 import unittest.mock
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -165,8 +166,11 @@ class Driver:
                 store=self._folder / "store", run_folder=self._folder, owner_pid=os.getppid()
             )
             spec = ContainerSpec(name=f"visitor{number}", command=("sleep", self._mark))
-            engine.create(spec, engine.images.pull("host")).start()
+            handle = engine.create(spec, engine.images.pull("host"))
+            handle.start()
             engine.close()
+            # Its process has ended, so its network is free for the next visitor.
+            _quietly(partial(handle.wait, 10))
         return "connected"
 
     def counts(self) -> str:

@@ -60,19 +60,15 @@ def _use(stage: Stage, find: Anatomy, player: Player) -> Use:
     return Use(counts=counts, memory={part: _memory(pid) for part, pid in pids.items()})
 
 
-def _growth(stage: Stage, find: Anatomy, player: Player, before: Use, pooled: int) -> list[str]:
-    """Return what has grown since *before*, after the kernel's time to take dead links away.
-
-    *pooled* is what may be kept for use again: a network's bridge and resolver stay for the next
-    connection, and one that comes before its predecessor is wholly gone needs a second.
-    """
+def _growth(stage: Stage, find: Anatomy, player: Player, before: Use) -> list[str]:
+    """Return what has grown since *before*, after the kernel's time to take dead links away."""
     deadline = time.monotonic() + _SETTLE_S
     while True:
         now = _use(stage, find, player)
         grown = [
             f"{kind}: {before.counts[kind]} -> {n}"
             for kind, n in now.counts.items()
-            if n > before.counts[kind] + pooled
+            if n > before.counts[kind]
         ]
         if not grown or time.monotonic() > deadline:
             break
@@ -84,22 +80,20 @@ def _growth(stage: Stage, find: Anatomy, player: Player, before: Use, pooled: in
 
 
 @pytest.mark.parametrize(
-    ("work", "answer", "few", "more", "pooled"),
+    ("work", "answer", "few", "more"),
     [
-        ("cycle {}", "cycled", 50, 150, 0),
-        ("execs {} stays", "0", 10, 40, 0),
-        ("fail {}", "CommandNotFound", 10, 40, 0),
-        ("connect {}", "connected", 10, 40, 8),
+        ("cycle {}", "cycled", 50, 150),
+        ("execs {} stays", "0", 10, 40),
+        ("fail {}", "CommandNotFound", 10, 40),
+        ("connect {}", "connected", 10, 40),
     ],
 )
-def test_run_does_not_grow(
-    stage: Stage, find: Anatomy, work: str, answer: str, few: int, more: int, pooled: int
-) -> None:
+def test_run_does_not_grow(stage: Stage, find: Anatomy, work: str, answer: str, few: int, more: int) -> None:
     """Many of a kind leave the run as large as a few did: nothing is kept for each."""
     player = stage.play()
     assert player.ask("start stays").startswith("stays")
     assert player.ask(work.format(few)) == answer
     before = _use(stage, find, player)
     assert player.ask(work.format(more)) == answer
-    assert _growth(stage, find, player, before, pooled) == []
+    assert _growth(stage, find, player, before) == []
     assert stage.asleep(player) == 1

@@ -220,7 +220,7 @@ def test_umask_of_pytest_is_not_the_containers(apart: Apart, tmp_path: Path) -> 
                 name="box",
                 command=_IDLE,
                 user="1000",
-                workdir="/work/dir",
+                workdir="/begun/here",
                 tmpfs={"/made/tmp": 0},
                 files={"/written/deep/file": b"text"},
                 storage="disk",
@@ -229,7 +229,7 @@ def test_umask_of_pytest_is_not_the_containers(apart: Apart, tmp_path: Path) -> 
             box.start()
             line = "cat /written/deep/file /etc/hosts > /dev/null; ls / /etc /dev /made > /dev/null && umask"
             result = box.exec(
-                ExecSpec(argv=("sh", "-c", f"{line}; stat -c %a / /etc /dev /made /written /work"))
+                ExecSpec(argv=("sh", "-c", f"{line}; stat -c %a / /etc /dev /made /written /begun"))
             )
             return result.stdout, result.stderr
 

@@ -38,7 +38,10 @@ class Bases:
         match origin.kind:
             case "stage":
                 state = built[origin.number]
-                return replace(state, own_command=False, config=replace(state.config, onbuild=()))
+                # Its arguments are inherited, and what its ENV set hides those of the same name.
+                scope = state.scope.begin(state.config.env)
+                config = replace(state.config, onbuild=())
+                return replace(state, own_command=False, config=config, scope=scope)
             case "scratch":
                 return State(
                     key=step_key("", "scratch"), scope=self._plan.scope.begin(()), config=ImageConfig()
