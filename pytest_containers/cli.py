@@ -21,6 +21,7 @@ from pytest_containers.checks import Started
 from pytest_containers.engines.base import Engine
 from pytest_containers.errors import ContainersError, SpecInvalid
 from pytest_containers.order import Order
+from pytest_containers.progress import BuildEvent
 from pytest_containers.session import Session, Settings, native_engine, preflight, run_place
 
 __all__ = ["main"]
@@ -152,14 +153,20 @@ def _build(arguments: argparse.Namespace) -> int:
             labels=_variables(arguments.label),
             platform=arguments.platform,
             use_cache=not arguments.no_cache,
-            report=_show_step,
+            watch=_show_step,
         )
     sys.stdout.write(f"{record.reference}@{record.digest}\n")
     return 0
 
 
-def _show_step(step: str, output: bytes) -> None:
-    sys.stderr.write(f"{step}\n" if step else output.decode("utf-8", "replace"))
+def _show_step(event: BuildEvent) -> None:
+    match event.kind:
+        case "begin":
+            sys.stderr.write(f"{event.step}\n")
+        case "output":
+            sys.stderr.write(event.output.decode("utf-8", "replace"))
+        case "cached":
+            sys.stderr.write("  from the cache\n")
     sys.stderr.flush()
 
 

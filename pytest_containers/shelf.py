@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pytest_containers.engines.base import Images
 from pytest_containers.errors import LayerCorrupt, LayerEscape, LayerTooLarge, RegistryError, SpecInvalid
+from pytest_containers.progress import BuildWatch
 from pytest_containers.spec import BuildSpec, ImageConfig, ImageRecord, PullPolicy
 
 __all__ = ["Shelf"]
@@ -64,11 +65,11 @@ class Shelf:
         labels: Mapping[str, str] | None = None,
         platform: str | None = None,
         use_cache: bool = True,
-        report: Callable[[str, bytes], None] | None = None,
+        watch: BuildWatch | None = None,
     ) -> ImageRecord:
         """Make an image of the Dockerfile in *folder* and name it *tag*; steps come from a cache.
 
-        Without a tag the name is made from the folder's. *report* hears of each step and of what
+        Without a tag the name is made from the folder's. *watch* hears of each step and of what
         it writes. Raises SpecInvalid with file and line, BuildFailed, and what a pull raises.
         """
         where = Path(folder).resolve()
@@ -87,7 +88,7 @@ class Shelf:
             platform=platform,
             use_cache=use_cache,
         )
-        return self._images.build(spec, report or (lambda _step, _output: None))
+        return self._images.build(spec, watch or (lambda _: None))
 
     def load(
         self, tar: str | os.PathLike[str], reference: str, *, config: ImageConfig | None = None

@@ -23,6 +23,7 @@ PACKAGE: Final = "pytest_containers"
 FLOORS: Final = (
     ("spec", 0),
     ("errors", 0),
+    ("progress", 0),
     ("_files", 0),
     ("images", 1),
     ("runtime", 1),

@@ -21,8 +21,9 @@ from pytest_containers import port
 
 if TYPE_CHECKING:
     from pytest_containers import Container, ContainerFactory
+    from pytest_containers.progress import BuildEvent
     from pytest_containers.shelf import Shelf
-    from pytest_containers.spec import ImageRecord
+from pytest_containers.spec import ImageRecord
 
 pytestmark = [pytest.mark.kernel, pytest.mark.slow]
 
@@ -155,14 +156,12 @@ class Site:
         """Build *dockerfile*, note what had to be made, and return the image."""
         (self.folder / "Dockerfile").write_text(dockerfile)
         self.made = []
-        return self.images.build(self.folder, tag, args=args, report=self._hear)
+        return self.images.build(self.folder, tag, args=args, watch=self._hear)
 
-    def _hear(self, step: str, _output: bytes) -> None:
-        instruction = step.partition("] ")[2]
-        if instruction.startswith(_STEPS):
+    def _hear(self, event: BuildEvent) -> None:
+        instruction = event.step.partition("] ")[2]
+        if event.kind == "done" and instruction.startswith(_STEPS):
             self.made.append(instruction)
-        elif step.strip() == "from the cache":
-            self.made.pop()
 
     def blog(self, suite: str, tag: str) -> ImageRecord:
         """Build the WordPress of a Debian *suite*, with keys of its own."""

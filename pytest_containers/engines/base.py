@@ -9,9 +9,10 @@ in ``tests/engines/`` runs against every engine that is present.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import BinaryIO
 
+from pytest_containers.progress import BuildWatch
 from pytest_containers.spec import (
     Address,
     BuildSpec,
@@ -200,8 +201,8 @@ class Images(ABC):
         """Forget a name. Raises ImageNotFound."""
 
     @abstractmethod
-    def build(self, spec: BuildSpec, report: Callable[[str, bytes], None]) -> ImageRecord:
-        """Make an image of a Dockerfile; *report* hears of each step, and of what it writes.
+    def build(self, spec: BuildSpec, watch: BuildWatch) -> ImageRecord:
+        """Make an image of a Dockerfile; *watch* hears of each step, and of what it writes.
 
         Raises SpecInvalid with file and line, BuildFailed, Unsupported, and what a pull raises.
         """

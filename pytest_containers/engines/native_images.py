@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from pytest_containers.engines.base import Images
 from pytest_containers.errors import ImageError, ImageNotFound
+from pytest_containers.progress import BuildWatch
 from pytest_containers.spec import BuildSpec, ImageConfig, ImageRecord, PullPolicy
 
 if TYPE_CHECKING:
@@ -129,14 +130,14 @@ class NativeImages(Images):
 
         self._store.remove(Reference.parse(reference))
 
-    def build(self, spec: BuildSpec, report: Callable[[str, bytes], None]) -> ImageRecord:
+    def build(self, spec: BuildSpec, watch: BuildWatch) -> ImageRecord:
         """Make an image of a Dockerfile, its commands run in containers of this run."""
         from pytest_containers.engines.native_build import NativeRunner
         from pytest_containers.images.build.build import build
 
         runner = NativeRunner(self._connect, self)
         with self._store.lease():
-            return build(self._store, runner, spec, pull=self.pull, report=report)
+            return build(self._store, runner, spec, pull=self.pull, watch=watch)
 
     def load(self, tar: BinaryIO, reference: str, config: ImageConfig) -> ImageRecord:
         """Make a one-layer image of a root file system's tar."""

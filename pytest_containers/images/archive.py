@@ -7,9 +7,10 @@ from typing import BinaryIO
 from pytest_containers.images.commit import add_layer, now, write_image
 from pytest_containers.images.decompress import pieces
 from pytest_containers.images.manifest import History
-from pytest_containers.images.progress import Meter, Watch
+from pytest_containers.images.progress import Meter
 from pytest_containers.images.reference import Reference
 from pytest_containers.images.store import Store
+from pytest_containers.progress import Watch
 from pytest_containers.spec import ImageConfig, ImageRecord
 
 __all__ = ["import_tar"]

@@ -32,7 +32,8 @@ from pytest_containers.images.decompress import ahead, pieces
 from pytest_containers.images.digest import Digest
 from pytest_containers.images.layer import LIMIT_BYTES, apply
 from pytest_containers.images.manifest import Descriptor
-from pytest_containers.images.progress import Meter, Watch
+from pytest_containers.images.progress import Meter
+from pytest_containers.progress import Watch
 
 __all__ = ["HOST", "HOST_ROOT", "Chains", "chain_id", "chain_ids", "host_chain"]
 

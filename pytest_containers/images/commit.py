@@ -30,9 +30,10 @@ from pytest_containers.images.manifest import (
     write_config,
 )
 from pytest_containers.images.platform import Platform
-from pytest_containers.images.progress import Meter, Watch
+from pytest_containers.images.progress import Meter
 from pytest_containers.images.reference import Reference
 from pytest_containers.images.store import CONFIG_LIMIT_BYTES, Store
+from pytest_containers.progress import Watch
 from pytest_containers.spec import ImageConfig, ImageRecord
 
 __all__ = ["add_layer", "commit", "laid_over", "now", "pack_layer", "write_image"]

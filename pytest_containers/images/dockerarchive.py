@@ -31,9 +31,10 @@ from pytest_containers.images.manifest import (
     Manifest,
     read_config,
 )
-from pytest_containers.images.progress import Meter, Watch
+from pytest_containers.images.progress import Meter
 from pytest_containers.images.reference import Reference
 from pytest_containers.images.store import CONFIG_LIMIT_BYTES, Store
+from pytest_containers.progress import Watch
 
 __all__ = ["DOCKER_INDEX", "DockerImage", "read_docker"]
 

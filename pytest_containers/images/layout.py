@@ -20,9 +20,10 @@ from pytest_containers.images.manifest import (
     read_config,
 )
 from pytest_containers.images.platform import Platform
-from pytest_containers.images.progress import Meter, Watch
+from pytest_containers.images.progress import Meter
 from pytest_containers.images.reference import Reference
 from pytest_containers.images.store import CONFIG_LIMIT_BYTES, REF_NAME, Store
+from pytest_containers.progress import Watch
 
 __all__ = ["CONTAINERD_NAME", "INDEX", "LayoutImage", "place", "read_layout"]
 

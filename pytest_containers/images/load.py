@@ -19,9 +19,9 @@ from pytest_containers.images.garbage import clear_trash, collect
 from pytest_containers.images.layer import LIMIT_BYTES
 from pytest_containers.images.layout import INDEX, LayoutImage, read_layout
 from pytest_containers.images.platform import Platform
-from pytest_containers.images.progress import Watch
 from pytest_containers.images.reference import Reference
 from pytest_containers.images.store import Store
+from pytest_containers.progress import Watch
 from pytest_containers.spec import ImageRecord
 
 __all__ = ["load"]

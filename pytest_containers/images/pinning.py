@@ -12,7 +12,6 @@ from pytest_containers.images.host import is_host
 from pytest_containers.images.lockfile import LockedBlob, LockedImage, LockedManifest, LockFile
 from pytest_containers.images.manifest import read_config
 from pytest_containers.images.platform import Platform
-from pytest_containers.images.progress import Watch
 from pytest_containers.images.pull import pull
 from pytest_containers.images.reference import Reference
 from pytest_containers.images.registry import Registry, check_digest
@@ -20,6 +19,7 @@ from pytest_containers.images.resolve import Resolved, check_platform, resolve_a
 from pytest_containers.images.source import Source
 from pytest_containers.images.store import CONFIG_LIMIT_BYTES, REF_NAME, Store
 from pytest_containers.images.transport import Settings, Transport
+from pytest_containers.progress import Watch
 from pytest_containers.spec import ImageRecord
 
 __all__ = ["Problem", "lock", "pull_locked", "verify"]

@@ -1,36 +1,18 @@
-"""How far a long operation is: frozen events to one callback, and not too many of them."""
+"""How far a long operation is: its events counted out, not too many of them."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Final, Literal, Self
+from collections.abc import Iterator
+from typing import Final, Self
 
-__all__ = ["Meter", "Phase", "Progress", "Watch"]
+from pytest_containers.progress import Phase, Progress, Watch
 
-Phase = Literal["download", "unpack", "upload", "load", "save", "commit"]
+__all__ = ["Meter"]
+
 # Twenty looks a second is what an eye follows; more would cost and show nothing.
 _PAUSE_S: Final = 0.05
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Progress:
-    """*subject* is a blob's digest or a name; *total_bytes* is None while nobody knows it.
-
-    Bytes are those that are moved or read: compressed ones of a compressed layer. They may fall
-    where a transfer has to begin again. At the end, and only there, *done_bytes* is *total_bytes*.
-    """
-
-    subject: str
-    phase: Phase
-    done_bytes: int
-    total_bytes: int | None = None
-
-
-# Called from any thread, by several at once; what it raises ends the operation.
-Watch = Callable[[Progress], None]
 
 
 class Meter:

@@ -26,13 +26,14 @@ from pytest_containers.images.digest import Digest
 from pytest_containers.images.lockfile import LockedImage
 from pytest_containers.images.manifest import MANIFEST_LIMIT_BYTES, Descriptor, Manifest, read_config
 from pytest_containers.images.platform import Platform
-from pytest_containers.images.progress import Meter, Watch
+from pytest_containers.images.progress import Meter
 from pytest_containers.images.reference import Reference
 from pytest_containers.images.registry import Registry
 from pytest_containers.images.resolve import check_platform, resolve, resolve_pinned
 from pytest_containers.images.source import Source
 from pytest_containers.images.store import Store
 from pytest_containers.images.transport import Settings, Sink, Transport
+from pytest_containers.progress import Watch
 from pytest_containers.spec import ImageRecord
 
 __all__ = ["pull"]

@@ -14,12 +14,12 @@ from pytest_containers.errors import ImageError, NotPortable, RegistryError
 from pytest_containers.images.credentials import Keychain
 from pytest_containers.images.digest import Digest
 from pytest_containers.images.manifest import Descriptor, Manifest
-from pytest_containers.images.progress import Watch
 from pytest_containers.images.reference import Reference
 from pytest_containers.images.registry import Registry
 from pytest_containers.images.store import Store
 from pytest_containers.images.transport import Settings, Transport
 from pytest_containers.images.upload import Upload
+from pytest_containers.progress import Watch
 
 __all__ = ["push"]
 

@@ -24,9 +24,10 @@ from pytest_containers.images.digest import Digest
 from pytest_containers.images.document import encode_list
 from pytest_containers.images.layout import CONTAINERD_NAME, place
 from pytest_containers.images.manifest import Descriptor, Index, Manifest
-from pytest_containers.images.progress import Meter, Watch
+from pytest_containers.images.progress import Meter
 from pytest_containers.images.reference import Reference
 from pytest_containers.images.store import REF_NAME, Store
+from pytest_containers.progress import Watch
 
 __all__ = ["Format", "save"]
 

@@ -35,8 +35,8 @@ from pytest_containers.images.manifest import (
     Manifest,
     read_config,
 )
-from pytest_containers.images.progress import Watch
 from pytest_containers.images.reference import Reference
+from pytest_containers.progress import Watch
 from pytest_containers.spec import ImageRecord
 
 __all__ = ["CONFIG_LIMIT_BYTES", "REF_NAME", "Store"]

@@ -24,9 +24,10 @@ from pytest_containers.errors import ImageError, RegistryError, Unauthorized
 from pytest_containers.images.blobs import Blobs
 from pytest_containers.images.digest import Digest
 from pytest_containers.images.manifest import Descriptor
-from pytest_containers.images.progress import Meter, Watch
+from pytest_containers.images.progress import Meter
 from pytest_containers.images.registry import Registry, push_scope
 from pytest_containers.images.transport import Reply, Transport
+from pytest_containers.progress import Watch
 
 __all__ = ["Upload"]
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 from dataclasses import replace
 from typing import BinaryIO
 
 from pytest_containers.engines.base import Images
 from pytest_containers.errors import ImageNotFound, NotPortable, ReferenceInvalid, Unsupported
+from pytest_containers.progress import BuildWatch
 from pytest_containers.spec import BuildSpec, ImageConfig, ImageRecord, PullPolicy
 from tests.engines.memory_files import HOST, Files
 
@@ -78,7 +78,7 @@ class MemoryImages(Images):
         self._known(reference)
         del self._named[reference]
 
-    def build(self, spec: BuildSpec, report: Callable[[str, bytes], None]) -> ImageRecord:
+    def build(self, spec: BuildSpec, watch: BuildWatch) -> ImageRecord:
         raise Unsupported.of("memory", f"building the folder {spec.folder}")
 
     def load(self, tar: BinaryIO, reference: str, config: ImageConfig) -> ImageRecord:

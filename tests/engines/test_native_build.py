@@ -14,6 +14,7 @@ from pytest_containers.engines.native import NativeEngine, fresh_run_folder
 from pytest_containers.errors import BuildFailed, NotPortable, SpecInvalid
 from pytest_containers.images.prune import prune
 from pytest_containers.images.store import Store
+from pytest_containers.progress import BuildEvent
 from pytest_containers.spec import BuildSpec, ContainerSpec, ExecSpec, ImageRecord, Port
 
 pytestmark = pytest.mark.kernel
@@ -26,7 +27,7 @@ class Site:
         self.engine = engine
         self.store = store
         self.folder = folder
-        self.told: list[str] = []
+        self.told: list[BuildEvent] = []
         self.output = b""
 
     def write(self, files: Mapping[str, str]) -> None:
@@ -42,15 +43,14 @@ class Site:
         spec = BuildSpec(folder=str(self.folder), tags=("made",), **more)  # type: ignore[arg-type]
         return self.engine.images.build(spec, self._hear)
 
-    def _hear(self, step: str, output: bytes) -> None:
-        if step:
-            self.told.append(step.strip())
-        self.output += output
+    def _hear(self, event: BuildEvent) -> None:
+        self.told.append(event)
+        self.output += event.output
 
     @property
     def cached(self) -> int:
         """How many steps of the last build came from the cache."""
-        return self.told.count("from the cache")
+        return sum(event.kind == "cached" for event in self.told)
 
     def run(self, image: ImageRecord, *command: str) -> str:
         """Return what a container of *image* writes; it must end well."""
@@ -160,7 +160,7 @@ def test_build_of_stages_makes_those_that_are_needed(site: Site) -> None:
     )
     assert site.run(image, "stat", "-c", "%a %u %g", "/srv/copied/file") == "640 7 8\n"
     assert site.run(image, "cat", "/srv/wild/file") == "made\n"
-    assert not [step for step in site.told if "never" in step]
+    assert not [event for event in site.told if "never" in event.step]
 
 
 def test_stage_on_a_stage_inherits_arguments_behind_its_environment(site: Site) -> None:
@@ -179,6 +179,9 @@ def test_build_that_fails_says_where_and_what(site: Site) -> None:
     assert caught.value.what.startswith("Dockerfile:3: RUN echo this is why")
     assert "exit code 3" in caught.value.what
     assert "this is why" in caught.value.seen
+    ends = [(event.step.partition("] ")[2], event.kind) for event in site.told if event.kind != "output"]
+    assert ends[:2] == [("RUN true", "begin"), ("RUN true", "done")]
+    assert [kind for _, kind in ends[2:]] == ["begin", "failed"]
 
 
 def test_secret_is_seen_and_left_nowhere(site: Site) -> None:
@@ -194,7 +197,7 @@ def test_secret_is_seen_and_left_nowhere(site: Site) -> None:
     for path in site.store.rglob("*"):
         if path.is_file() and not path.is_symlink():
             assert secret.encode() not in path.read_bytes(), path
-    assert secret not in "".join(site.told)
+    assert secret not in "".join(event.step for event in site.told)
 
 
 def test_cache_mount_outlives_the_build(site: Site) -> None:

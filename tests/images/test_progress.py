@@ -11,9 +11,10 @@ import pytest
 
 from pytest_containers.images.archive import import_tar
 from pytest_containers.images.commit import commit
-from pytest_containers.images.progress import Meter, Progress
+from pytest_containers.images.progress import Meter
 from pytest_containers.images.reference import Reference
 from pytest_containers.images.store import Store
+from pytest_containers.progress import Progress
 from pytest_containers.spec import ImageConfig
 
 if TYPE_CHECKING:

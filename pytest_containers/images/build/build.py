@@ -10,7 +10,7 @@ from typing import Final
 
 from pytest_containers.errors import SpecInvalid
 from pytest_containers.images.build.bases import Bases
-from pytest_containers.images.build.builder import Builder, Report, Settings
+from pytest_containers.images.build.builder import Builder, Settings
 from pytest_containers.images.build.demand import Demand, demands
 from pytest_containers.images.build.dockerfile import parse
 from pytest_containers.images.build.instruction import Run
@@ -23,6 +23,7 @@ from pytest_containers.images.manifest import BASE_ANNOTATION, BASE_KEY_ANNOTATI
 from pytest_containers.images.platform import Platform
 from pytest_containers.images.reference import Reference
 from pytest_containers.images.store import Store
+from pytest_containers.progress import BuildWatch
 from pytest_containers.spec import BuildSpec, ImageRecord
 
 __all__ = ["build"]
@@ -46,7 +47,7 @@ def build(
     spec: BuildSpec,
     *,
     pull: Callable[[str], ImageRecord],
-    report: Report,
+    watch: BuildWatch,
 ) -> ImageRecord:
     """Build what *spec* says and give the image its names; return its record.
 
@@ -80,7 +81,7 @@ def build(
         use_cache=spec.use_cache,
         created=created,
     )
-    state = Builder(store, runner, building, bases, settings, report).build()
+    state = Builder(store, runner, building, bases, settings, watch).build()
     return _name(store, state, spec)
 
 

@@ -26,7 +26,7 @@ from pytest_containers.images.build.context import Context
 from pytest_containers.images.build.expand import expand
 from pytest_containers.images.build.instruction import Add, Copy, Execution, Maintainer, Run, Workdir
 from pytest_containers.images.build.mounts import Mounts
-from pytest_containers.images.build.output import Tail
+from pytest_containers.images.build.output import StepReport, Tail
 from pytest_containers.images.build.placing import place
 from pytest_containers.images.build.runner import Command, Runner, Workspace
 from pytest_containers.images.build.selection import origin_path, select_tar
@@ -37,12 +37,11 @@ from pytest_containers.images.chains import Chains
 from pytest_containers.images.commit import add_layer
 from pytest_containers.images.decompress import PIECE_BYTES
 from pytest_containers.images.store import Store
+from pytest_containers.progress import BuildWatch
 from pytest_containers.spec import Bind
 
-__all__ = ["Builder", "Report", "Settings"]
+__all__ = ["Builder", "Settings"]
 
-# What is being done, and what it writes meanwhile.
-Report = Callable[[str, bytes], None]
 _EMPTY_TAR_BYTES: Final = 10240
 
 
@@ -61,14 +60,14 @@ class Builder:
     """Builds one plan."""
 
     def __init__(
-        self, store: Store, runner: Runner, plan: Plan, bases: Bases, settings: Settings, report: Report
+        self, store: Store, runner: Runner, plan: Plan, bases: Bases, settings: Settings, watch: BuildWatch
     ) -> None:
         self._store = store
         self._runner = runner
         self._plan = plan
         self._bases = bases
         self._settings = settings
-        self._report = report
+        self._watch = watch
         self._chains = Chains(store.root, store.blobs)
         self._cache = StepCache(store)
         self._context = Context.open(settings.context, settings.dockerfile)
@@ -85,21 +84,31 @@ class Builder:
             with located(stage.location):
                 state = self._bases.state(stage.base, self._built)
             for number, step in enumerate(stage.steps, 1):
-                self._report(f"[{stage.title} {number}/{len(stage.steps)}] {step.instruction.text}", b"")
-                with located(step.instruction.location):
-                    state = self._step(state, step)
+                title = f"[{stage.title} {number}/{len(stage.steps)}] {step.instruction.text}"
+                state = self._told(state, step, StepReport(self._watch, title))
             self._built[stage.number] = state
         return self._built[self._plan.target]
 
-    def _step(self, state: State, step: Step) -> State:
+    def _told(self, state: State, step: Step, report: StepReport) -> State:
+        """Return the state behind *step*, whose end is told, whichever it is."""
+        try:
+            with located(step.instruction.location):
+                made = self._step(state, step, report)
+        except BaseException:
+            report.end(failed=True)
+            raise
+        report.end()
+        return made
+
+    def _step(self, state: State, step: Step, report: StepReport) -> State:
         instruction = expand(step.instruction, state.scope)
         match instruction:
             case Run():
-                return self._run(state, instruction)
+                return self._run(state, instruction, report)
             case Copy() | Add():
-                return self._copy(state, instruction, step)
+                return self._copy(state, instruction, step, report)
             case Workdir():
-                return self._workdir(after(state, instruction), instruction)
+                return self._workdir(after(state, instruction), instruction, report)
             case _:
                 author = instruction.author if isinstance(instruction, Maintainer) else ""
                 made = after(state, instruction)
@@ -112,7 +121,7 @@ class Builder:
             return self._settings.created
         return datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
-    def _run(self, state: State, run: Run) -> State:
+    def _run(self, state: State, run: Run, report: StepReport) -> State:
         workdir = state.config.workdir or "/"
         execution = run.execution(state.config.shell)
         mounts = tuple(mount.resolved(workdir, number) for number, mount in enumerate(run.mounts))
@@ -134,10 +143,10 @@ class Builder:
                     tmpfs=mounted.tmpfs,
                 )
                 with self._open(state, command) as workspace:
-                    self._execute(workspace, run)
+                    self._execute(workspace, run, report)
                     workspace.layer(output)
 
-        made, created = self._layer(state, key, make)
+        made, created = self._layer(state, key, make, report)
         told = " ".join((*state.scope.history_arguments(), *execution.argv))
         return made.with_history(created, f"RUN {told}", empty=made.diff_ids == state.diff_ids)
 
@@ -145,8 +154,8 @@ class Builder:
         copied = Copy(location=run.location, text=run.text, sources=(source or ".",), target="/")
         return self._context.select(copied).digest
 
-    def _execute(self, workspace: Workspace, run: Run) -> None:
-        tail = Tail(lambda piece: self._report("", piece))
+    def _execute(self, workspace: Workspace, run: Run, report: StepReport) -> None:
+        tail = Tail(report.output)
         code = workspace.run(tail.add)
         if code:
             raise BuildFailed(
@@ -155,7 +164,7 @@ class Builder:
                 mend="its output says why; run the same line in a container of the layers before it",
             )
 
-    def _copy(self, state: State, copy: Copy | Add, step: Step) -> State:
+    def _copy(self, state: State, copy: Copy | Add, step: Step, report: StepReport) -> State:
         source = self._bases.state(step.origins[0], self._built) if _is_from(copy) else None
         selection = None if source else self._context.select(copy)
         content = selection.digest if selection else source.key if source else ""
@@ -170,7 +179,7 @@ class Builder:
                     self._copy_from(workspace, copy, source, state.config.workdir)
                 workspace.layer(output)
 
-        made, created = self._layer(state, key, make)
+        made, created = self._layer(state, key, make, report)
         return made.with_history(created, copy.text, empty=made.diff_ids == state.diff_ids)
 
     def _copy_from(self, workspace: Workspace, copy: Copy, source: State, workdir: str) -> None:
@@ -182,7 +191,7 @@ class Builder:
                     tar.seek(0)
                     place(workspace, one, select_tar(tar, one), workdir, self._plan.epoch_s)
 
-    def _workdir(self, state: State, instruction: Workdir) -> State:
+    def _workdir(self, state: State, instruction: Workdir, report: StepReport) -> State:
         key = step_key(state.key, "WORKDIR", state.config.workdir)
 
         def make(output: BinaryIO) -> None:
@@ -190,14 +199,16 @@ class Builder:
                 workspace.write(state.config.workdir, _empty_tar())
                 workspace.layer(output)
 
-        made, created = self._layer(state, key, make)
+        made, created = self._layer(state, key, make, report)
         return made.with_history(created, instruction.text, empty=made.diff_ids == state.diff_ids)
 
     def _open(self, state: State, command: Command | None) -> AbstractContextManager[Workspace]:
         folders = self._chains.stack(state.chain) if state.chain else ()
         return self._runner.open(tuple(str(folder) for folder in folders), command)
 
-    def _layer(self, state: State, key: str, make: Callable[[BinaryIO], None]) -> tuple[State, str]:
+    def _layer(
+        self, state: State, key: str, make: Callable[[BinaryIO], None], report: StepReport
+    ) -> tuple[State, str]:
         """Return *state* with the layer of one step, found in the cache or made now, and when it was made."""
         with self._cache.hold(key):
             found = self._cache.find(key) if self._settings.use_cache else None
@@ -205,7 +216,7 @@ class Builder:
                 found = self._make(state, make)
                 self._cache.keep(key, found)
             else:
-                self._report("  from the cache", b"")
+                report.cached()
         if found.layer is not None:
             self._store.unpack_layer(state.chain, found.layer, found.diff_id)
         created = self._settings.created or found.created

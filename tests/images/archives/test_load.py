@@ -28,9 +28,9 @@ from pytest_containers.images.manifest import (
     Index,
 )
 from pytest_containers.images.platform import Platform
-from pytest_containers.images.progress import Progress
 from pytest_containers.images.reference import Reference
 from pytest_containers.images.store import Store
+from pytest_containers.progress import Progress
 
 if TYPE_CHECKING:
     from tests.images.archives.conftest import Image

@@ -14,12 +14,12 @@ from pytest_containers.images.digest import Digest
 from pytest_containers.images.lockfile import LockedBlob, LockFile
 from pytest_containers.images.pinning import lock, pull_locked, verify
 from pytest_containers.images.platform import Platform
-from pytest_containers.images.progress import Progress
 from pytest_containers.images.prune import prune
 from pytest_containers.images.pull import pull
 from pytest_containers.images.push import push
 from pytest_containers.images.reference import Reference
 from pytest_containers.images.store import Store
+from pytest_containers.progress import Progress
 from pytest_containers.spec import ImageConfig
 
 if TYPE_CHECKING:

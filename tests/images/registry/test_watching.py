@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_containers.images.progress import Progress
 from pytest_containers.images.pull import pull
 from pytest_containers.images.push import push
 from pytest_containers.images.reference import Reference
 from pytest_containers.images.store import Store
+from pytest_containers.progress import Progress
 
 if TYPE_CHECKING:
     from pathlib import Path
