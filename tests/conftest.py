@@ -2,4 +2,12 @@
 
 from __future__ import annotations
 
-pytest_plugins = ("pytester", "tests.plugins.images", "tests.plugins.sources", "tests.plugins.traces")
+pytest_plugins = (
+    "pytester",
+    "tests.plugins.authority",
+    "tests.plugins.images",
+    "tests.plugins.oracles",
+    "tests.plugins.registries",
+    "tests.plugins.sources",
+    "tests.plugins.traces",
+)

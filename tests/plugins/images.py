@@ -39,7 +39,7 @@ _BOOTSTRAP: Final = (
 
 
 @contextlib.contextmanager
-def _workshop(container: ContainerFactory, image: str, *packages: str) -> Iterator[Container]:
+def workshop(container: ContainerFactory, image: str, *packages: str) -> Iterator[Container]:
     """Lend a container of *image* in which Debian's *packages* are installed and not started."""
     box = container(image, command=["sleep", "infinity"], privileged="mmdebstrap" in packages)
     try:
@@ -52,7 +52,7 @@ def _workshop(container: ContainerFactory, image: str, *packages: str) -> Iterat
         box.remove()
 
 
-def _once(images: Shelf, reference: str, make: Callable[[], None]) -> str:
+def made_once(images: Shelf, reference: str, make: Callable[[], None]) -> str:
     """Return *reference*, made now where no run and no other worker has made it before."""
     from pytest_containers._files import locked
     from pytest_containers.errors import ImageNotFound
@@ -72,10 +72,10 @@ def redis_image(container: ContainerFactory, images: Shelf) -> str:
     """Return an image of Redis that stands on this machine's files."""
 
     def make() -> None:
-        with _workshop(container, "host", "redis-server") as box:
+        with workshop(container, "host", "redis-server") as box:
             box.commit("redis-host", command=_REDIS, ports=[6379])
 
-    return _once(images, "redis-host", make)
+    return made_once(images, "redis-host", make)
 
 
 @pytest.fixture(scope="session")
@@ -84,13 +84,13 @@ def debian_image(container: ContainerFactory, images: Shelf, tmp_path_factory: p
     from pytest_containers.spec import ImageConfig
 
     def make() -> None:
-        with _workshop(container, "host", "mmdebstrap") as box:
+        with workshop(container, "host", "mmdebstrap") as box:
             ask = ["apt-get", "indextargets", "Identifier: Packages", "Origin: Debian", "--format", _MIRRORS]
             box.exec(_BOOTSTRAP, stdin=box.exec(ask, check=True).stdout, check=True)
             tar = box.copy_out("/root/base.tar", tmp_path_factory.mktemp("debian"))
         images.load(tar, "debian:bookworm", config=ImageConfig(command=("/bin/bash",)))
 
-    return _once(images, "debian:bookworm", make)
+    return made_once(images, "debian:bookworm", make)
 
 
 @pytest.fixture(scope="session")
@@ -98,23 +98,29 @@ def portable_redis_image(container: ContainerFactory, images: Shelf, debian_imag
     """Return an image of Redis that any machine of this architecture can run."""
 
     def make() -> None:
-        with _workshop(container, debian_image, "redis-server") as box:
+        with workshop(container, debian_image, "redis-server") as box:
             box.commit("redis:7-debian", command=_REDIS, ports=[6379])
 
-    return _once(images, "redis:7-debian", make)
+    return made_once(images, "redis:7-debian", make)
 
 
 @pytest.fixture(scope="session")
-def registry(container: ContainerFactory, images: Shelf) -> str:
-    """Return ``127.0.0.1:port`` of Debian's docker-registry, empty and for this worker alone."""
+def registry_image(container: ContainerFactory, images: Shelf, debian_image: str) -> str:
+    """Return an image of Debian's docker-registry, which reads ``/etc/registry.yml``."""
 
     def make() -> None:
-        with _workshop(container, "host", "docker-registry") as box:
+        with workshop(container, debian_image, "docker-registry") as box:
             box.write_text("/etc/registry.yml", _REGISTRY_SETTINGS)
-            box.commit("registry-host", command=_REGISTRY, ports=[5000])
+            box.commit("registry:debian", command=_REGISTRY, ports=[5000])
 
+    return made_once(images, "registry:debian", make)
+
+
+@pytest.fixture(scope="session")
+def registry(container: ContainerFactory, registry_image: str) -> str:
+    """Return ``127.0.0.1:port`` of Debian's docker-registry, empty and for this worker alone."""
     # Plain HTTP is for loopback alone, so the registry is given a port there.
-    return str(container(_once(images, "registry-host", make)).address(5000, published=True))
+    return str(container(registry_image).address(5000, published=True))
 
 
 def pytest_configure() -> None:

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-import subprocess
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,60 +18,12 @@ from pytest_containers.images.store import Store
 
 if TYPE_CHECKING:
     from tests.images.archives.conftest import Image
+    from tests.plugins.oracles import Oracles
+
+pytestmark = pytest.mark.kernel
 
 NAME = "r.example/team/app:1"
 Archived = Callable[[dict[str, bytes]], bytes]
-
-
-def _program(name: str) -> str:
-    found = shutil.which(name)
-    if found is None:
-        pytest.skip(f"{name} is not installed (Debian: apt-get install {name})")
-    return found
-
-
-def _run(*command: object) -> str:
-    ended = subprocess.run(
-        [*map(str, command)],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-        stdin=subprocess.DEVNULL,
-    )
-    if ended.returncode:
-        pytest.fail(f"{command}\nexit {ended.returncode}\n{ended.stdout}{ended.stderr}", pytrace=False)
-    return ended.stdout
-
-
-@pytest.fixture
-def skopeo(tmp_path: Path) -> Callable[..., str]:
-    """Return what runs skopeo with a trust policy of its own."""
-    program = _program("skopeo")
-    policy = tmp_path / "policy.json"
-    policy.write_text('{"default": [{"type": "insecureAcceptAnything"}]}')
-    return lambda *arguments: _run(program, "--policy", policy, "--tmpdir", tmp_path, *arguments)
-
-
-@pytest.fixture
-def podman() -> Iterator[Callable[..., str]]:
-    """Return what runs podman on a storage and in a mount namespace of its own; nothing is started in it."""
-    program = _program("podman")
-    # It refuses a --runroot of more than 50 characters.
-    with tempfile.TemporaryDirectory(prefix="p") as folder:
-        places = ["--root", f"{folder}/root", "--runroot", f"{folder}/run", "--storage-driver", "vfs"]
-        alone = ["unshare", "--mount", "--propagation", "private"]
-        yield lambda *arguments: _run(*alone, program, *places, *arguments)
-
-
-@pytest.fixture
-def docker() -> Callable[..., str]:
-    """Return what runs the docker command, where its daemon answers."""
-    program = _program("docker")
-    if subprocess.run([program, "info"], capture_output=True, check=False).returncode:
-        pytest.skip("no docker daemon answers")
-    return lambda *arguments: _run(program, *arguments)
-
 
 SOURCES: tuple[tuple[Format, str], ...] = (
     ("docker", "docker-archive"),
@@ -83,81 +32,103 @@ SOURCES: tuple[tuple[Format, str], ...] = (
 )
 
 
+@pytest.fixture
+def loaded(store: Store, image: Image) -> Callable[[Path], Store]:
+    """Return what loads an archive into another store, where it must be the image of the test."""
+
+    def check(archive: Path) -> Store:
+        other = Store.open(store.root.parent / "other")
+        (record,) = load(other, archive)
+        seen = (record.reference, record.id, record.diff_ids)
+        assert seen == (NAME, Digest.of(image.config), image.diff_ids)
+        layers = [sorted(os.listdir(folder)) for folder in other.layers(record)]
+        assert layers == [["b", "etc"], ["c", "etc"]]
+        return other
+
+    return check
+
+
 @pytest.mark.parametrize(("form", "transport"), SOURCES)
 def test_skopeo_reads_what_is_saved(
-    skopeo: Callable[..., str],
+    oracles: Oracles,
     store: Store,
     stored: Reference,
     image: Image,
     tmp_path: Path,
+    loaded: Callable[[Path], Store],
     form: Format,
     transport: str,
 ) -> None:
     """Config and DiffIDs are those of the store, byte for byte, and every blob is copied."""
     save(store, [stored], tmp_path / "out", format=form)
     source = f"{transport}:{tmp_path / 'out'}:{NAME}"
-    assert skopeo("inspect", "--raw", "--config", source).strip().encode() == image.config
-    skopeo("copy", source, f"oci:{tmp_path / 'copied'}:{NAME}")
-    (record,) = load(Store.open(tmp_path / "other"), tmp_path / "copied")
-    assert (record.reference, record.id, record.diff_ids) == (NAME, Digest.of(image.config), image.diff_ids)
+    assert oracles.skopeo("inspect", "--raw", "--config", source).strip().encode() == image.config
+    oracles.skopeo("copy", source, f"oci:{tmp_path / 'copied'}:{NAME}")
+    loaded(tmp_path / "copied")
 
 
 @pytest.mark.parametrize("transport", ["docker-archive", "oci-archive", "oci"])
 def test_what_skopeo_writes_is_loaded(
-    skopeo: Callable[..., str], store: Store, stored: Reference, image: Image, tmp_path: Path, transport: str
+    oracles: Oracles,
+    store: Store,
+    stored: Reference,
+    tmp_path: Path,
+    loaded: Callable[[Path], Store],
+    transport: str,
 ) -> None:
     """Its docker archive has symbolic links and plain layers, its layouts a name or a tag."""
     save(store, [stored], tmp_path / "out", format="oci")
-    skopeo("copy", f"oci-archive:{tmp_path / 'out'}:{NAME}", f"{transport}:{tmp_path / 'theirs'}:{NAME}")
-    other = Store.open(tmp_path / "other")
-    (record,) = load(other, tmp_path / "theirs")
-    assert (record.reference, record.id, record.diff_ids) == (NAME, Digest.of(image.config), image.diff_ids)
-    layers = [sorted(os.listdir(folder)) for folder in other.layers(record)]
-    assert layers == [["b", "etc"], ["c", "etc"]]
+    source, target = f"oci-archive:{tmp_path / 'out'}:{NAME}", f"{transport}:{tmp_path / 'theirs'}:{NAME}"
+    oracles.skopeo("copy", source, target)
+    loaded(tmp_path / "theirs")
 
 
-@pytest.mark.kernel
-@pytest.mark.parametrize("form", ["docker", "oci"])
+@pytest.mark.parametrize("form", ["docker", "oci", "oci-dir"])
 def test_podman_loads_what_is_saved(
-    podman: Callable[..., str], store: Store, stored: Reference, image: Image, tmp_path: Path, form: Format
+    oracles: Oracles, store: Store, stored: Reference, image: Image, tmp_path: Path, form: Format
 ) -> None:
-    """It has the image by its name and by its id."""
+    """It has the image by its id, and by its name, which for a folder is that of the folder."""
     save(store, [stored], tmp_path / "out", format=form)
-    assert NAME in podman("load", "--input", tmp_path / "out")
-    (seen,) = json.loads(podman("image", "inspect", NAME))
+    name = oracles.podman("load", "--input", tmp_path / "out").partition("Loaded image: ")[2].strip()
+    (seen,) = json.loads(oracles.podman("image", "inspect", name))
+    oracles.podman("image", "rm", "--force", name)
+    assert name == (f"localhost{tmp_path / 'out'}" if form == "oci-dir" else NAME)
     assert seen["Id"] == Digest.of(image.config).hex
     assert tuple(seen["RootFS"]["Layers"]) == image.diff_ids
 
 
-@pytest.mark.kernel
-@pytest.mark.parametrize("form", ["docker-archive", "oci-archive"])
+@pytest.mark.parametrize("form", ["docker-archive", "oci-archive", "oci-dir"])
 def test_what_podman_saves_is_loaded(
-    podman: Callable[..., str],
-    store: Store,
+    oracles: Oracles,
     image: Image,
     archived: Archived,
     tmp_path: Path,
+    loaded: Callable[[Path], Store],
     form: str,
 ) -> None:
     """An image that it made a storage of comes back with its id and its DiffIDs."""
     (tmp_path / "in").write_bytes(archived(image.docker()))
-    podman("load", "--input", tmp_path / "in")
-    podman("save", "--format", form, "--output", tmp_path / "out", NAME)
-    (record,) = load(store, tmp_path / "out")
-    assert (record.reference, record.id, record.diff_ids) == (NAME, Digest.of(image.config), image.diff_ids)
+    oracles.podman("load", "--input", tmp_path / "in")
+    oracles.podman("save", "--format", form, "--output", tmp_path / "theirs", NAME)
+    oracles.podman("image", "rm", "--force", NAME)
+    loaded(tmp_path / "theirs")
 
 
 def test_docker_loads_what_is_saved_and_the_other_way_round(
-    docker: Callable[..., str], store: Store, stored: Reference, image: Image, tmp_path: Path
+    oracles: Oracles,
+    store: Store,
+    stored: Reference,
+    image: Image,
+    tmp_path: Path,
+    loaded: Callable[[Path], Store],
 ) -> None:
-    """The daemon knows the image by the same DiffIDs, and what it saves is loaded again."""
+    """The daemon knows the image by its id and its DiffIDs, and what it saves is loaded again."""
+    # Docker archives only: a daemon of before version 25 knows no other.
     save(store, [stored], tmp_path / "out")
-    try:
-        docker("load", "--input", tmp_path / "out")
-        (seen,) = json.loads(docker("image", "inspect", NAME))
-        docker("save", "--output", tmp_path / "theirs", NAME)
-    finally:
-        docker("image", "rm", "--force", NAME)
+    oracles.docker("load", "--input", tmp_path / "out")
+    (seen,) = json.loads(oracles.docker("image", "inspect", NAME))
+    oracles.docker("save", "--output", tmp_path / "theirs", NAME)
+    oracles.docker("image", "rm", "--force", NAME)
+    assert seen["Id"] == Digest.of(image.config)
     assert tuple(seen["RootFS"]["Layers"]) == image.diff_ids
-    (record,) = load(Store.open(tmp_path / "other"), tmp_path / "theirs")
-    assert (record.reference, record.id, record.diff_ids) == (NAME, Digest.of(image.config), image.diff_ids)
+    loaded(tmp_path / "theirs")

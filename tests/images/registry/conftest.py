@@ -10,20 +10,16 @@ import contextlib
 import gzip
 import io
 import json
-import os
 import re
-import shutil
 import socket
 import ssl
-import subprocess
 import tarfile
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import pytest
 
@@ -36,9 +32,8 @@ from pytest_containers.images.store import Store
 from pytest_containers.images.transport import Settings
 from pytest_containers.spec import ImageConfig
 
-# bcrypt of "secret", cost 5: the only hash that distribution's htpasswd knows.
-HTPASSWD = "alice:$2b$05$TgEiVpeBQ1FUzjSI5EZLl.8qgCQhmfbZvtK8ZmY4Rnx8PeTafG/va\n"
-LISTENING = re.compile(r"listening on 127\.0\.0\.1:([0-9]+)")
+if TYPE_CHECKING:
+    from tests.plugins.authority import Authority
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -264,19 +259,9 @@ def faulty() -> Iterator[Faulty]:
 
 
 @pytest.fixture
-def certificate(tmp_path: Path) -> tuple[Path, Path]:
+def certificate(authority: Authority, tmp_path: Path) -> tuple[Path, Path]:
     """A certificate for 127.0.0.1 that is its own authority, and its key."""
-    program = shutil.which("openssl")
-    if program is None:
-        pytest.skip("openssl is not installed (Debian: apt-get install openssl)")
-    made, key = tmp_path / "server.crt", tmp_path / "server.key"
-    subject = ["-subj", "/CN=test", "-addext", "subjectAltName=IP:127.0.0.1", "-days", "2"]
-    subprocess.run(
-        [program, "req", "-x509", "-newkey", "rsa:2048", "-nodes", *subject, "-out", made, "-keyout", key],
-        check=True,
-        capture_output=True,
-    )
-    return made, key
+    return authority.write(tmp_path)
 
 
 @pytest.fixture
@@ -331,67 +316,3 @@ def settings(tmp_path: Path) -> Settings:
 def keychain(settings: Settings) -> Keychain:
     """A keychain with nothing on it."""
     return Keychain(environ=settings.environ)
-
-
-class RegistryStarter(Protocol):
-    """Starts Debian's registry."""
-
-    def __call__(self, *, password: bool = False, tls: tuple[Path, Path] | None = None) -> str:
-        """Return ``host:port`` of a new, empty registry.
-
-        With *password* only alice comes in, by "secret"; *tls* is a certificate and its key.
-        """
-
-
-@pytest.fixture
-def start_registry(tmp_path: Path) -> Iterator[RegistryStarter]:
-    """Return what starts real registries; they end with the test."""
-    program = shutil.which("docker-registry")
-    if program is None:
-        pytest.skip("docker-registry is not installed (Debian: apt-get install docker-registry)")
-    running: list[subprocess.Popen[bytes]] = []
-
-    def start(*, password: bool = False, tls: tuple[Path, Path] | None = None) -> str:
-        folder = tmp_path / f"registry-{len(running)}"
-        folder.mkdir()
-        (folder / "htpasswd").write_text(HTPASSWD)
-        config: dict[str, object] = {
-            "version": "0.1",
-            "log": {"level": "info", "accesslog": {"disabled": True}},
-            "storage": {"filesystem": {"rootdirectory": str(folder / "data")}, "delete": {"enabled": True}},
-            "http": {
-                "addr": "127.0.0.1:0",
-                "secret": "of no one",
-                **({"tls": {"certificate": str(tls[0]), "key": str(tls[1])}} if tls else {}),
-            },
-        }
-        if password:
-            config["auth"] = {"htpasswd": {"realm": "test", "path": str(folder / "htpasswd")}}
-        # YAML takes JSON as it is.
-        (folder / "config.yml").write_text(json.dumps(config))
-        with (folder / "log").open("wb") as log:
-            running.append(
-                subprocess.Popen(
-                    [program, "serve", str(folder / "config.yml")],
-                    stdout=subprocess.DEVNULL,
-                    stderr=log,
-                    env={"PATH": os.environ["PATH"]},
-                )
-            )
-        return f"127.0.0.1:{_port(folder / 'log', running[-1])}"
-
-    yield start
-    for process in running:
-        process.terminate()
-        process.wait(timeout=20)
-
-
-def _port(log: Path, process: subprocess.Popen[bytes]) -> str:
-    """Return the port the registry says it got."""
-    deadline = time.monotonic() + 20
-    while time.monotonic() < deadline:
-        if match := LISTENING.search(log.read_text()):
-            return match[1]
-        assert process.poll() is None, log.read_text()
-        threading.Event().wait(0.01)
-    raise AssertionError("the registry did not start\n" + log.read_text())

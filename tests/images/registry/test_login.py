@@ -24,7 +24,8 @@ from pytest_containers.images.store import Store
 
 if TYPE_CHECKING:
     from pytest_containers.images.transport import Settings
-    from tests.images.registry.conftest import Answer, Asked, Faulty, ImageMaker, RegistryStarter
+    from tests.images.registry.conftest import Answer, Asked, Faulty, ImageMaker
+    from tests.plugins.registries import RegistryStarter
 
 CHALLENGE = {"WWW-Authenticate": 'Basic realm="test"'}
 
@@ -65,6 +66,7 @@ esac
 """
 
 
+@pytest.mark.kernel
 def test_login_to_the_real_registry_opens_it(
     start_registry: RegistryStarter, make_image: ImageMaker, store: Store, settings: Settings
 ) -> None:
@@ -81,6 +83,7 @@ def test_login_to_the_real_registry_opens_it(
         pull(store, name, settings=settings)
 
 
+@pytest.mark.kernel
 def test_wrong_password_is_refused_and_not_kept(start_registry: RegistryStarter, settings: Settings) -> None:
     """The registry judges before anything is written, and the message does not show what was wrong."""
     registry = start_registry(password=True)

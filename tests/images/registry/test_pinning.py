@@ -24,7 +24,8 @@ from pytest_containers.spec import ImageConfig
 
 if TYPE_CHECKING:
     from pytest_containers.images.transport import Settings
-    from tests.images.registry.conftest import Faulty, Image, ImageMaker, RegistryStarter
+    from tests.images.registry.conftest import Faulty, Image, ImageMaker
+    from tests.plugins.registries import RegistryStarter
 
 AMD64, ARM64 = Platform.parse("linux/amd64"), Platform.parse("linux/arm64")
 
@@ -89,6 +90,7 @@ def test_what_cannot_be_locked_is_told(settings: Settings, faulty: Faulty) -> No
         lock([Reference.parse("redis")], settings=replace(settings, offline=True))
 
 
+@pytest.mark.kernel
 def test_locked_image_is_pulled_when_its_tag_has_moved(
     start_registry: RegistryStarter, make_image: ImageMaker, store: Store, settings: Settings, tmp_path: Path
 ) -> None:

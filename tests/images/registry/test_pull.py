@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pytest_containers.images.transport import Settings
-    from tests.images.registry.conftest import Answer, Asked, Faulty, ImageMaker, RegistryStarter
+    from tests.images.registry.conftest import Answer, Asked, Faulty, ImageMaker
+    from tests.plugins.registries import RegistryStarter
 
 AMD64 = Platform.parse("linux/amd64")
 ARM64 = Platform.parse("linux/arm64")
@@ -49,6 +50,7 @@ def hold_index(faulty: Faulty, target: str, index: m.Index) -> bytes:
     return data
 
 
+@pytest.mark.kernel
 def test_pull_from_the_real_registry_gives_the_files(
     start_registry: RegistryStarter, make_image: ImageMaker, store: Store, settings: Settings, tmp_path: Path
 ) -> None:
@@ -66,6 +68,7 @@ def test_pull_from_the_real_registry_gives_the_files(
     assert second.find(reference) == by_tag
 
 
+@pytest.mark.kernel
 def test_pull_of_an_unknown_image_from_the_real_registry(
     start_registry: RegistryStarter, store: Store, settings: Settings
 ) -> None:

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
     from pytest_containers.images.digest import Digest
     from pytest_containers.images.transport import Settings
-    from tests.images.registry.conftest import Answer, Asked, Faulty, Image, ImageMaker, RegistryStarter
+    from tests.images.registry.conftest import Answer, Asked, Faulty, Image, ImageMaker
+    from tests.plugins.authority import Authority
+    from tests.plugins.registries import RegistryStarter
 
 
 @pytest.fixture
@@ -46,6 +48,7 @@ def accept(faulty: Faulty, image: Image) -> dict[str, bytes]:
     return taken
 
 
+@pytest.mark.kernel
 @pytest.mark.parametrize("chunk_bytes", [64 << 20, 1000])
 def test_push_to_the_real_registry_can_be_pulled(
     start_registry: RegistryStarter,
@@ -64,26 +67,28 @@ def test_push_to_the_real_registry_can_be_pulled(
     assert all(second.blobs.read(name) == blob for name, blob in image.blobs.items())
 
 
+@pytest.mark.kernel
 def test_push_over_tls_to_the_real_registry(
     start_registry: RegistryStarter,
-    certificate: tuple[Path, Path],
+    authority: Authority,
     image: Image,
     store: Store,
     settings: Settings,
     tmp_path: Path,
 ) -> None:
     """A registry on loopback that speaks TLS is spoken to in TLS, and its authority is checked."""
-    host = start_registry(tls=certificate)
+    host = start_registry(tls=authority)
     reference = image.put(store, f"{host}/app")
     with pytest.raises(RegistryError, match="cannot be trusted"):
         push(store, reference, settings=settings)
     (tmp_path / "certs" / host).mkdir(parents=True)
-    (tmp_path / "certs" / host / "ca.crt").write_bytes(certificate[0].read_bytes())
+    (tmp_path / "certs" / host / "ca.crt").write_bytes(authority.pem())
     assert (
         push(store, reference, settings=replace(settings, certificates=(tmp_path / "certs",))) == image.digest
     )
 
 
+@pytest.mark.kernel
 def test_push_mounts_what_another_repository_has(
     start_registry: RegistryStarter, image: Image, store: Store, settings: Settings
 ) -> None:

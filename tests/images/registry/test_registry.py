@@ -23,7 +23,8 @@ from pytest_containers.images.transport import Settings, Transport
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.images.registry.conftest import Answer, Asked, Faulty, ImageMaker, RegistryStarter
+    from tests.images.registry.conftest import Answer, Asked, Faulty, ImageMaker
+    from tests.plugins.registries import RegistryStarter
 
 PASSWORD = "pa55w0rd"
 
@@ -68,6 +69,7 @@ def test_basic_challenge_is_answered(faulty: Faulty, settings: Settings) -> None
     assert shown == [None, wanted]
 
 
+@pytest.mark.kernel
 def test_basic_challenge_of_the_real_registry(
     start_registry: RegistryStarter, make_image: ImageMaker, store: Store, settings: Settings, tmp_path: Path
 ) -> None:

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pytest_containers.images.transport import Settings
-    from tests.images.registry.conftest import Faulty, ImageMaker, RegistryStarter
+    from tests.images.registry.conftest import Faulty, ImageMaker
+    from tests.plugins.registries import RegistryStarter
 
 
 def ends(seen: list[Progress], phase: str) -> dict[str, int]:
@@ -26,6 +27,7 @@ def ends(seen: list[Progress], phase: str) -> dict[str, int]:
     return {e.subject: e.done_bytes for e in seen if e.phase == phase and e.done_bytes == e.total_bytes}
 
 
+@pytest.mark.kernel
 def test_push_and_pull_tell_every_blob_to_its_end(
     start_registry: RegistryStarter, make_image: ImageMaker, store: Store, settings: Settings, tmp_path: Path
 ) -> None:
