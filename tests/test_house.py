@@ -56,6 +56,7 @@ DOORS: Final = (
     ("tenacity", ("probe", "images.transport")),
     ("urllib3", ("images.transport",)),
     ("zstandard", ("images.decompress",)),
+    ("isal", ("images.deflate",)),
 )
 # Where a process of ours begins, or a container's start: what these load, every test waits for.
 ENTRANCES: Final = ("plugin", "cli", "session", "container", "engines.native", "runtime.supervisor")

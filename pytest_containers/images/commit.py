@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import datetime
 import hashlib
-import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import BinaryIO, Final
 
 from pytest_containers.errors import DigestMismatch, LayerCorrupt
+from pytest_containers.images import deflate
 from pytest_containers.images.chains import HOST, chain_ids, host_chain
 from pytest_containers.images.decompress import PIECE_BYTES, ahead
 from pytest_containers.images.digest import Digest
@@ -38,9 +38,6 @@ from pytest_containers.spec import ImageConfig, ImageRecord
 
 __all__ = ["add_layer", "commit", "laid_over", "now", "pack_layer", "write_image"]
 
-# The fastest level: a layer is written once and read a few times, on this machine.
-_LEVEL: Final = 1
-_GZIP_FORMAT: Final = 31
 # Two blocks of zeros end a tar archive (pax(1), "ustar Interchange Format").
 _END: Final = bytes(1024)
 _KEPT: Final = (BASE_ANNOTATION, BASE_KEY_ANNOTATION)
@@ -131,7 +128,7 @@ def pack_layer(
     LayerCorrupt for a tar without its end. Nothing is kept then.
     """
     plain = hashlib.sha256()
-    squeeze = zlib.compressobj(_LEVEL, wbits=_GZIP_FORMAT)
+    squeeze = deflate.deflater()
     tail = b""
     with store.blobs.create() as blob, contextlib.closing(ahead(chunks, plain.update)) as read:
         for chunk in read:

@@ -12,11 +12,11 @@ import importlib
 import io
 import queue
 import threading
-import zlib
 from collections.abc import Callable, Generator, Iterator
 from typing import BinaryIO, Final, Literal, Protocol, cast
 
 from pytest_containers.errors import ImageError, LayerCorrupt
+from pytest_containers.images import deflate
 
 __all__ = ["PIECE_BYTES", "Compression", "Readable", "ahead", "compression", "decompress", "pieces"]
 
@@ -32,7 +32,6 @@ _ZSTD: Final = b"\x28\xb5\x2f\xfd"
 # A zstd stream may begin with a frame to be skipped, magic 184D2A50 to 5F (RFC 8878, 3.1.2).
 _ZSTD_SKIPPABLE: Final = tuple(bytes((low, 0x2A, 0x4D, 0x18)) for low in range(0x50, 0x60))
 _MAGIC_BYTES: Final = 6
-_GZIP_FORMAT: Final = 31
 _QUEUED: Final = 8
 
 
@@ -197,7 +196,7 @@ def _gunzip(stream: Readable) -> Iterator[bytes]:
     """Inflate every member of a gzip stream (RFC 1952, 2.2); layers of eStargz have one a file."""
     data = stream.read(_INPUT_BYTES)
     while data:
-        inflater = zlib.decompressobj(_GZIP_FORMAT)
+        inflater = deflate.inflater()
         try:
             while not inflater.eof:
                 if not data and not (data := stream.read(_INPUT_BYTES)):
@@ -205,7 +204,7 @@ def _gunzip(stream: Readable) -> Iterator[bytes]:
                 if plain := inflater.decompress(data, PIECE_BYTES):
                     yield plain
                 data = inflater.unconsumed_tail
-        except zlib.error as error:
+        except deflate.broken() as error:
             raise _corrupt("gzip", str(error)) from error
         data = inflater.unused_data or stream.read(_INPUT_BYTES)
         # Zeros behind the last member are padding, as gzip(1) takes them.
