@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import http.client
+import io
 import itertools
 import json
 import platform
@@ -16,12 +17,13 @@ import random
 import tarfile
 import urllib.parse
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
-__all__ = ["FULL", "QUICK", "Layer", "Size", "editions", "push"]
+__all__ = ["FULL", "QUICK", "Layer", "Size", "archive", "content", "editions", "pool", "push"]
 
 _ARCHITECTURES: Final = {"x86_64": "amd64", "aarch64": "arm64"}
 _CONFIG: Final = "application/vnd.docker.container.image.v1+json"
@@ -75,10 +77,10 @@ def editions(size: Size, count: int) -> tuple[tuple[Layer, ...], ...]:
     and ext4 then seeks its way past every inode of the last minutes (fs/ext4/ialloc.c,
     recently_deleted): what is measured would be the rounds before.
     """
-    pool = _pool()
+    text = pool()
     with ThreadPoolExecutor() as threads:  # zlib works outside of the interpreter's lock
         made = [
-            threads.submit(_layer, number, files, size.mean_bytes, pool, count)
+            threads.submit(_layer, number, files, size.mean_bytes, text, count)
             for number, files in enumerate(size.files)
         ]
         return tuple(zip(*(future.result() for future in made), strict=True))
@@ -90,14 +92,7 @@ def push(address: str, name: str, made: tuple[Layer, ...]) -> str:
     distribution-spec, "Pushing blobs" (POST then PUT) and "Pushing Manifests".
     """
     repository, _, tag = name.partition(":")
-    config = {
-        "architecture": _ARCHITECTURES.get(platform.machine(), platform.machine()),
-        "os": "linux",
-        "config": {"Cmd": ["/bin/true"]},
-        "rootfs": {"type": "layers", "diff_ids": [layer.diff_id for layer in made]},
-        "history": [{"created_by": "benchmarks"} for _ in made],
-    }
-    settings = json.dumps(config).encode()
+    settings = _settings(made)
     described: list[dict[str, str | int]] = []
     for blob in itertools.chain([settings], (layer.blob for layer in made)):
         described.append(_descriptor(_LAYER if described else _CONFIG, blob))
@@ -120,12 +115,44 @@ def push(address: str, name: str, made: tuple[Layer, ...]) -> str:
     return f"{address}/{name}"
 
 
-def _digest(content: bytes) -> str:
-    return "sha256:" + hashlib.sha256(content).hexdigest()
+def archive(path: Path, reference: str, made: Sequence[Layer]) -> None:
+    """Write an image to *path* as docker itself does: plain layers, a config, one manifest.json.
+
+    https://github.com/moby/docker-image-spec, "Combined Image JSON + Filesystem Changeset Format".
+    """
+    settings = _settings(made)
+    layers = [f"{layer.diff_id.partition(':')[2]}/layer.tar" for layer in made]
+    about = [{"Config": "config.json", "RepoTags": [reference], "Layers": layers}]
+    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as tar:
+        for name, layer in zip(layers, made, strict=True):
+            _add(tar, name, gzip.decompress(layer.blob))
+        _add(tar, "config.json", settings)
+        _add(tar, "manifest.json", json.dumps(about).encode())
 
 
-def _descriptor(media_type: str, content: bytes) -> dict[str, str | int]:
-    return {"mediaType": media_type, "size": len(content), "digest": _digest(content)}
+def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
+    entry = tarfile.TarInfo(name)
+    entry.size, entry.mode = len(data), 0o644
+    tar.addfile(entry, io.BytesIO(data))
+
+
+def _settings(made: Sequence[Layer]) -> bytes:
+    config = {
+        "architecture": _ARCHITECTURES.get(platform.machine(), platform.machine()),
+        "os": "linux",
+        "config": {"Cmd": ["/bin/true"]},
+        "rootfs": {"type": "layers", "diff_ids": [layer.diff_id for layer in made]},
+        "history": [{"created_by": "benchmarks"} for _ in made],
+    }
+    return json.dumps(config).encode()
+
+
+def _digest(blob: bytes) -> str:
+    return "sha256:" + hashlib.sha256(blob).hexdigest()
+
+
+def _descriptor(media_type: str, blob: bytes) -> dict[str, str | int]:
+    return {"mediaType": media_type, "size": len(blob), "digest": _digest(blob)}
 
 
 def _ask(address: str, method: str, path: str, body: bytes = b"", kind: str = "") -> str:
@@ -143,7 +170,7 @@ def _ask(address: str, method: str, path: str, body: bytes = b"", kind: str = ""
     return f"{place.path}?{place.query}" if place.query else place.path
 
 
-def _pool() -> bytes:
+def pool() -> bytes:
     """Return text in which words come as often as in a language (Zipf)."""
     chance = random.Random("pool")
     letters = "etaoinshrdlucmfwypvbgkjqxz_."
@@ -161,13 +188,13 @@ def _pool() -> bytes:
     return text.encode()[:_POOL_BYTES]
 
 
-def _layer(number: int, files: int, mean_bytes: int, pool: bytes, count: int) -> list[Layer]:
+def _layer(number: int, files: int, mean_bytes: int, text: bytes, count: int) -> list[Layer]:
     """Return the layer in each of *count* editions: a file of its own, then what all share."""
     beginnings = [_packed(f"edition-{number}", f"{edition}\n".encode()) for edition in range(count)]
     plain = [hashlib.sha256(beginning) for beginning in beginnings]
     packed: list[bytes] = []
     squeeze = zlib.compressobj(_LEVEL, wbits=_GZIP_FORMAT)
-    for piece in _tar(number, files, mean_bytes, pool):
+    for piece in _tar(number, files, mean_bytes, text):
         for digest in plain:
             digest.update(piece)
         packed.append(squeeze.compress(piece))
@@ -185,7 +212,7 @@ def _packed(name: str, content: bytes) -> bytes:
     return entry.tobuf(tarfile.PAX_FORMAT) + content.ljust(-(-len(content) // 512) * 512, b"\0")
 
 
-def _tar(number: int, files: int, mean_bytes: int, pool: bytes) -> Iterator[bytes]:
+def _tar(number: int, files: int, mean_bytes: int, text: bytes) -> Iterator[bytes]:
     """Yield the layer's tar in pieces."""
     chance = random.Random(number)
     for index in range(files):
@@ -194,17 +221,18 @@ def _tar(number: int, files: int, mean_bytes: int, pool: bytes) -> Iterator[byte
             entry = tarfile.TarInfo(folder)
             entry.type, entry.mode = tarfile.DIRTYPE, 0o755
             yield entry.tobuf(tarfile.PAX_FORMAT)
-        yield _packed(f"{folder}/file-{index:05d}", _content(chance, index, mean_bytes, pool))
+        yield _packed(f"{folder}/file-{index:05d}", content(chance, index, mean_bytes, text))
     yield bytes(tarfile.RECORDSIZE)
 
 
-def _content(chance: random.Random, index: int, mean_bytes: int, pool: bytes) -> bytes:
+def content(chance: random.Random, index: int, mean_bytes: int, text: bytes) -> bytes:
+    """Return the bytes of the file *index*: a piece of *text* (see `pool`), or what does not compress."""
     # A log-normal law with this spread has a mean of about five times its median.
     size = int(chance.lognormvariate(0, 1.8) * mean_bytes / 5.05) + 1
     if index % _NOISE_EVERY == 0:
         return chance.randbytes(size)
-    begin = chance.randrange(len(pool))
-    content = pool[begin : begin + size]
-    while len(content) < size:
-        content += pool[: size - len(content)]
-    return content
+    begin = chance.randrange(len(text))
+    made = text[begin : begin + size]
+    while len(made) < size:
+        made += text[: size - len(made)]
+    return made

@@ -23,7 +23,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from benchmarks import census, lives, materials, pulls, startup
+from benchmarks import builds, census, lives, materials, pulls, startup
 from benchmarks.contestants import ours as own
 from benchmarks.contestants.base import Contestant, ImageContestant
 from benchmarks.contestants.commands import Absent, Docker, Podman
@@ -32,7 +32,7 @@ from benchmarks.samples import Collection
 
 __all__ = ["SECTIONS", "Orders", "main", "run", "without_containers"]
 
-SECTIONS: Final = ("startup", "lives", "images")
+SECTIONS: Final = ("startup", "lives", "images", "builds")
 
 _SIOCGIFFLAGS: Final = 0x8913  # netdevice(7)
 _SIOCSIFFLAGS: Final = 0x8914
@@ -146,7 +146,7 @@ def run(orders: Orders) -> None:
     if "startup" in orders.sections:
         _say("plugin and pytest start-up")
         startup.measure(collected, work, quick=orders.quick)
-    if {"lives", "images"} & set(orders.sections):
+    if set(orders.sections) - {"startup"}:
         _contend(orders, collected, versions, skipped)
     content = {"values": collected.values, "versions": versions, "skipped": skipped | collected.failed}
     (work / "result.json").write_text(json.dumps(content), encoding="utf-8")
@@ -166,10 +166,13 @@ def _contend(
         if "lives" in orders.sections:
             _say("containers: " + ", ".join(one.name for one in (ours, *peers)))
             lives.measure(collected, ours, peers, store, quick=orders.quick)
+        everyone = [ours, *(one for one in peers if isinstance(one, ImageContestant))]
         if "images" in orders.sections:
-            everyone = [ours, *(one for one in peers if isinstance(one, ImageContestant))]
             _say("images: " + ", ".join(one.name for one in everyone))
             pulls.measure(collected, everyone, work, program, quick=orders.quick)
+        if "builds" in orders.sections:
+            _say("builds: " + ", ".join(one.name for one in everyone))
+            builds.measure(collected, everyone, work, quick=orders.quick)
     finally:
         for one in (ours, *reversed(peers)):
             one.close()

@@ -8,12 +8,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
-__all__ = ["CHANGES", "JANITOR", "Address", "Contestant", "ImageContestant", "resident_bytes"]
+__all__ = ["BASE", "CHANGES", "JANITOR", "Address", "Contestant", "ImageContestant", "resident_bytes"]
 
 Address = tuple[str, int]
-# What `ImageContestant.change` runs: one file that does not compress, and many small ones.
+# What everyone calls the image that its containers are started from.
+BASE: Final = "localhost/benchmark:1"
 # What stands in the command line of a run's janitor, supervisor and gateway alike: they are forks.
 JANITOR: Final = "pytest_containers.runtime.janitor"
+# What `ImageContestant.change` runs: one file that does not compress, and many small ones.
 _SCRIPT: Final = """
 /bin/dd if=/dev/urandom of=/root/large bs=1048576 count=8 2>/dev/null && /bin/mkdir -p /root/small &&
 for number in $(/bin/seq 200); do echo $number > /root/small/$number; done
@@ -73,6 +75,26 @@ class ImageContestant(Contestant):
     @abstractmethod
     def pull(self, reference: str) -> None:
         """Fetch an image that is not there, up to the point where it can be started."""
+
+    @abstractmethod
+    def tag(self, source: str, target: str) -> None:
+        """Give an image one more name."""
+
+    @abstractmethod
+    def push(self, reference: str) -> None:
+        """Send an image to the registry that its name says."""
+
+    @abstractmethod
+    def build(self, folder: Path, reference: str) -> None:
+        """Make an image of the Dockerfile in *folder*, which is the context too; use the cache."""
+
+    @abstractmethod
+    def save(self, reference: str, archive: Path) -> None:
+        """Write an image to the file *archive*, in the form that the engine itself prefers."""
+
+    @abstractmethod
+    def load(self, archive: Path) -> None:
+        """Take in the images of a docker archive, up to the point where they can be started."""
 
 
 def resident_bytes(is_own: Callable[[Sequence[str]], bool]) -> int:

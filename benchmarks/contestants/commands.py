@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -27,11 +27,17 @@ class Absent(Exception):
 
 
 class _Command(ImageContestant):
-    """What both commands have in common; *argv* is the command with its global options."""
+    """What both commands have in common.
 
-    def __init__(self, argv: Sequence[str], own: Sequence[str]) -> None:
+    *argv* is the command with its global options, *own* how the programs of its background begin.
+    """
+
+    def __init__(
+        self, argv: Sequence[str], own: Sequence[str], environment: Mapping[str, str] | None = None
+    ) -> None:
         self._argv = tuple(argv)
         self._own = tuple(own)
+        self._environment = {**os.environ, **(environment or {})}
 
     def _call(self, *words: str) -> str:
         # Files and not pipes: what is left in the background may hold a pipe open for ever.
@@ -43,6 +49,7 @@ class _Command(ImageContestant):
                 stderr=subprocess.STDOUT,
                 check=False,
                 timeout=_CALL_S,
+                env=self._environment,
             )
             output.seek(0)
             text = output.read().decode(errors="replace").strip()
@@ -88,6 +95,26 @@ class _Command(ImageContestant):
         """``pull``."""
         self._call("pull", "--quiet", reference)
 
+    def tag(self, source: str, target: str) -> None:
+        """``tag``."""
+        self._call("tag", source, target)
+
+    def push(self, reference: str) -> None:
+        """``push``."""
+        self._call("push", "--quiet", reference)
+
+    def build(self, folder: Path, reference: str) -> None:
+        """``build``: docker's by BuildKit, podman's with layers, as both do unasked."""
+        self._call("build", "--quiet", "--tag", reference, str(folder))
+
+    def save(self, reference: str, archive: Path) -> None:
+        """``save``."""
+        self._call("save", "--output", str(archive), reference)
+
+    def load(self, archive: Path) -> None:
+        """``load``."""
+        self._call("load", "--quiet", "--input", str(archive))
+
 
 class Docker(_Command):
     """docker with a daemon of its own: its images are below *folder*, what it keeps while it runs in *run*.
@@ -102,7 +129,9 @@ class Docker(_Command):
             raise Absent(f"{' and '.join(missing)} not installed")
         self.socket: Final = f"unix://{run / 'docker.sock'}"
         super().__init__(
-            ("docker", "--host", self.socket), ("dockerd", "containerd", "docker-containerd", "docker-proxy")
+            (_docker_client(), "--host", self.socket),
+            ("dockerd", "containerd", "docker-containerd", "docker-proxy"),
+            {"DOCKER_BUILDKIT": "1"},
         )
         folder.mkdir()
         run.mkdir()
@@ -177,9 +206,30 @@ class Podman(_Command):
         """``pull``, by plain http."""
         self._call("pull", "--quiet", "--tls-verify=false", reference)
 
+    def push(self, reference: str) -> None:
+        """``push``, by plain http."""
+        self._call("push", "--quiet", "--tls-verify=false", reference)
+
     def close(self) -> None:
         """Remove every container."""
         self._call("rm", "--force", "--time", "0", "--all")
+
+
+def _docker_client() -> str:
+    """Return the command of the daemon's own release, else the first on PATH.
+
+    Another release may leave BuildKit to a plugin that is not there.
+    """
+    wanted = _release("dockerd")
+    places = (Path(folder, "docker") for folder in os.get_exec_path())
+    found = [str(place) for place in places if os.access(place, os.X_OK)]
+    return next((program for program in found if _release(program) == wanted), "docker")
+
+
+def _release(program: str) -> str:
+    """Return what ``--version`` says up to the build's number."""
+    said = subprocess.run([program, "--version"], check=False, capture_output=True, text=True).stdout
+    return said.partition(",")[0]
 
 
 def _podman(folder: Path, run: Path, runtime: str) -> tuple[str, ...]:

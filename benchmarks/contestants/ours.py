@@ -8,23 +8,25 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from benchmarks.contestants.base import CHANGES, JANITOR, Address, ImageContestant, resident_bytes
+from benchmarks.contestants.base import BASE, CHANGES, JANITOR, Address, ImageContestant, resident_bytes
 from benchmarks.materials import REDIS, SLEEP
 from benchmarks.report import OURS
 from pytest_containers.engines.base import Handle
 from pytest_containers.engines.native import NativeEngine, fresh_run_folder
-from pytest_containers.spec import ContainerSpec, ExecSpec, ImageConfig, Port
+from pytest_containers.images.load import load
+from pytest_containers.images.reference import Reference
+from pytest_containers.images.save import save
+from pytest_containers.images.store import Store
+from pytest_containers.spec import BuildSpec, ContainerSpec, ExecSpec, ImageConfig, ImageRecord, Port
 
-__all__ = ["IMAGE", "Ours", "prepare"]
-
-IMAGE = "benchmark:1"
+__all__ = ["Ours", "prepare"]
 
 
 def prepare(store: Path, root: Path) -> None:
-    """Make `IMAGE` of the tar *root* in *store*: unpacked, as a machine has it after the first run."""
+    """Make `BASE` of the tar *root* in *store*: unpacked, as a machine has it after the first run."""
     engine = _engine(store)
     with root.open("rb") as tar:
-        engine.images.load(tar, IMAGE, ImageConfig(command=SLEEP))
+        engine.images.load(tar, BASE, ImageConfig(command=SLEEP))
 
 
 def _engine(store: Path) -> NativeEngine:
@@ -42,7 +44,8 @@ class Ours(ImageContestant):
         except PackageNotFoundError:
             self.version = "from its sources"
         self._engine = _engine(store)
-        self._image = self._engine.images.pull(IMAGE)
+        self._store = Store(store)
+        self._image: ImageRecord | None = None
         self._handles: dict[str, Handle] = {}
 
     def start(self, name: str) -> None:
@@ -54,6 +57,8 @@ class Ours(ImageContestant):
         self._start(name, REDIS)
 
     def _start(self, name: str, command: tuple[str, ...]) -> None:
+        if self._image is None:
+            self._image = self._engine.images.pull(BASE)
         handle = self._engine.create(ContainerSpec(name=name, command=command), self._image)
         handle.start()
         self._handles[name] = handle
@@ -96,6 +101,26 @@ class Ours(ImageContestant):
     def pull(self, reference: str) -> None:
         """Pull and unpack."""
         self._engine.images.pull(reference)
+
+    def tag(self, source: str, target: str) -> None:
+        """Name it once more."""
+        self._engine.images.tag(source, target)
+
+    def push(self, reference: str) -> None:
+        """Push."""
+        self._engine.images.push(reference)
+
+    def build(self, folder: Path, reference: str) -> None:
+        """Build, its steps in containers of this run."""
+        self._engine.images.build(BuildSpec(folder=str(folder), tags=(reference,)), lambda _: None)
+
+    def save(self, reference: str, archive: Path) -> None:
+        """Save in both forms at once, docker's and OCI's, layers as they were pulled."""
+        save(self._store, [Reference.parse(reference)], archive)
+
+    def load(self, archive: Path) -> None:
+        """Load and unpack."""
+        load(self._store, archive)
 
     def close(self) -> None:
         """End the run."""

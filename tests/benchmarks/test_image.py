@@ -1,13 +1,15 @@
-"""The image that is pulled: the same bytes every time, and what its table says of it."""
+"""The image that is pulled, pushed and loaded: the same bytes every time, and what its table says of it."""
 
 from __future__ import annotations
 
 import gzip
 import hashlib
 import io
+import json
 import tarfile
+from pathlib import Path
 
-from benchmarks.image import FULL, QUICK, Size, editions
+from benchmarks.image import FULL, QUICK, Size, archive, editions
 
 SMALL = Size(files=(50, 9), mean_bytes=2_000)
 
@@ -46,3 +48,15 @@ def test_image_has_the_number_of_files_it_is_measured_by() -> None:
     """The full image has the files of the budget, the quick one a fifth of them."""
     assert sum(FULL.files) == 15_700
     assert sum(QUICK.files) * 5 == sum(FULL.files)
+
+
+def test_archive_holds_what_its_config_says(tmp_path: Path) -> None:
+    """A docker archive's layers are plain, and each is the one whose digest its config lists."""
+    (made,) = editions(SMALL, 1)
+    archive(tmp_path / "archive.tar", "localhost/made:1", made)
+    with tarfile.open(tmp_path / "archive.tar") as tar:
+        content = {entry.name: tar.extractfile(entry).read() for entry in tar}  # type: ignore[union-attr]
+    (about,) = json.loads(content["manifest.json"])
+    wanted = json.loads(content[about["Config"]])["rootfs"]["diff_ids"]
+    assert ["sha256:" + hashlib.sha256(content[name]).hexdigest() for name in about["Layers"]] == wanted
+    assert about["RepoTags"] == ["localhost/made:1"]
