@@ -46,16 +46,16 @@ class Origin:
     @property
     def loopback(self) -> bool:
         """Whether this is 127.0.0.0/8, ::1 or ``localhost``; no name is looked up."""
-        address = self._address()
-        return self.host == "localhost" or (address is not None and address.is_loopback)
+        return self.host == "localhost" or (self.address is not None and self.address.is_loopback)
 
     @property
     def link_local(self) -> bool:
         """Whether this is 169.254.0.0/16 or fe80::/10, where clouds keep their metadata service."""
-        address = self._address()
-        return address is not None and address.is_link_local
+        return self.address is not None and self.address.is_link_local
 
-    def _address(self) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    @property
+    def address(self) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+        """The host as an address, an IPv4 one out of its IPv6 form; None where it is a name."""
         try:
             address = ipaddress.ip_address(self.host.partition("%")[0])
         except ValueError:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Self
 from pytest_containers.errors import DigestMismatch, RegistryError
 from pytest_containers.images.origin import Origin, check_hop, printable, resolved
 from pytest_containers.images.transport.connections import Connections, failure, passing
+from pytest_containers.images.transport.pace import TooSlow
 from pytest_containers.images.transport.reply import Reply
 from pytest_containers.images.transport.settings import Settings
 from pytest_containers.images.transport.sink import Sink
@@ -107,7 +108,7 @@ class Transport:
 
         A body that breaks off is continued by another request from where it broke. Raises
         DigestMismatch where the registry has another number of bytes, RegistryError when the
-        attempts are used up without a byte of progress. *what* names it in messages.
+        attempts are used up without progress, or with too little of it. *what* names it in messages.
         """
         import tenacity
         from urllib3.exceptions import HTTPError
@@ -116,11 +117,15 @@ class Transport:
 
         def stalled(state: tenacity.RetryCallState) -> bool:
             nonlocal best, idle
-            idle = 0 if sink.offset > best else idle + 1
+            # What trickles goes on a little each time, and would do so for hours.
+            slow = state.outcome is not None and isinstance(state.outcome.exception(), TooSlow)
+            idle = 0 if sink.offset > best and not slow else idle + 1
             best = max(best, sink.offset)
             return idle >= self.settings.attempts or state.attempt_number >= _MOST_RESUMES
 
         def once() -> bool:
+            if sink.offset == size:  # it broke off behind the last byte
+                return False
             with open_at(sink.offset) as reply:
                 _take(reply, sink, size, what)
             return sink.offset < size
@@ -134,7 +139,7 @@ class Transport:
         )
         try:
             short = sink.offset < size and retrying(once)
-        except HTTPError as error:
+        except (HTTPError, TooSlow) as error:
             raise failure("GET", what, error) from error
         if short:
             raise RegistryError(
@@ -170,7 +175,7 @@ class Transport:
             redirect=False,
             retries=False,
         )
-        reply = Reply(response, url, method, self._forget)
+        reply = Reply(response, url, method, self.settings, self._forget)
         with self._lock:
             self._open.add(reply)
         return reply

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import ssl
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from pytest_containers.errors import RegistryError
 from pytest_containers.images.origin import Origin, printable
+from pytest_containers.images.transport.pace import TooSlow
+from pytest_containers.images.transport.proxies import proxy_for
 from pytest_containers.images.transport.settings import Settings
 
 if TYPE_CHECKING:
     import urllib3
 
-__all__ = ["Connections", "failure", "passing", "proxy_for"]
+__all__ = ["Connections", "failure", "passing"]
 
 
 class Connections:
@@ -73,7 +75,7 @@ class Connections:
 
 
 def failure(method: str, url: str, error: Exception) -> RegistryError:
-    """Return what *error*, of urllib3, means for a person; the frames behind it are forgotten.
+    """Return what *error*, of urllib3 or TooSlow, means for a person; the frames behind it are forgotten.
 
     Those frames hold the request's headers, and pytest shows locals where it is asked to.
     """
@@ -99,6 +101,10 @@ def failure(method: str, url: str, error: Exception) -> RegistryError:
             seen=seen,
             mend="check that the registry runs; without one, take images based on host",
         )
+    if isinstance(error, TooSlow):
+        return RegistryError(
+            f"{method} {printable(url)} is too slow", seen=seen, mend="try again, or name a mirror"
+        )
     return RegistryError(f"{method} {printable(url)} broke off", seen=seen, mend="try again")
 
 
@@ -109,7 +115,9 @@ def passing(error: BaseException) -> bool:
     if isinstance(error, exceptions.SSLError):
         text = _innermost(error)
         return "CERTIFICATE" not in text.upper() and "WRONG_VERSION" not in text
-    return isinstance(error, exceptions.TimeoutError | exceptions.ProtocolError | exceptions.ProxyError)
+    return isinstance(
+        error, exceptions.TimeoutError | exceptions.ProtocolError | exceptions.ProxyError | TooSlow
+    )
 
 
 def _tls_mend(host: str, seen: str) -> str:
@@ -130,30 +138,6 @@ def _context(folders: tuple[Path, ...]) -> ssl.SSLContext:
     except (OSError, ssl.SSLError) as error:
         raise RegistryError(f"a certificate in {folder} cannot be used", seen=str(error)) from error
     return context
-
-
-def proxy_for(origin: Origin, environ: Mapping[str, str]) -> str:
-    """Return the proxy's URL for *origin*, empty for none; loopback never has one.
-
-    Names and order are curl's (curl(1), "ENVIRONMENT"), NO_PROXY's entries are hosts and domains.
-
-    HTTP_PROXY in upper case is not read: a CGI request could set it (httpoxy, CVE-2016-1000110).
-    """
-    exempt = environ.get("no_proxy") or environ.get("NO_PROXY") or ""
-    if origin.loopback or any(_exempts(entry.strip().lower(), origin) for entry in exempt.split(",")):
-        return ""
-    for name in (f"{origin.scheme}_proxy", "all_proxy"):
-        upper = "" if name == "http_proxy" else environ.get(name.upper(), "")
-        if found := environ.get(name) or upper:
-            return found
-    return ""
-
-
-def _exempts(entry: str, origin: Origin) -> bool:
-    bare = entry.removeprefix("*").removeprefix(".")
-    if not bare:
-        return entry == "*"
-    return origin.host == bare or str(origin) == bare or origin.host.endswith("." + bare)
 
 
 def _proxy_headers(username: str, password: str) -> dict[str, str] | None:

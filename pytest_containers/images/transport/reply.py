@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Self
 from pytest_containers.errors import RegistryError
 from pytest_containers.images.origin import printable
 from pytest_containers.images.transport.connections import failure
+from pytest_containers.images.transport.pace import Pace, TooSlow
+from pytest_containers.images.transport.settings import Settings
 
 if TYPE_CHECKING:
     import urllib3
@@ -24,10 +26,17 @@ class Reply:
     """The answer to one request; a context manager that gives the connection back."""
 
     def __init__(
-        self, response: urllib3.BaseHTTPResponse, url: str, method: str, done: Callable[[Reply], None]
+        self,
+        response: urllib3.BaseHTTPResponse,
+        url: str,
+        method: str,
+        settings: Settings,
+        done: Callable[[Reply], None],
     ) -> None:
         self._response = response
+        self._settings = settings
         self._done = done
+        self._begun = False
         self.url = url
         self.method = method
         self.status = response.status
@@ -53,8 +62,16 @@ class Reply:
         return int(text[:18]) if text.isascii() and text.isdigit() else None
 
     def chunks(self) -> Iterator[bytes]:
-        """Read the body piece by piece, as it is on the wire. Raises urllib3's errors."""
-        return self._response.stream(_READ_BYTES, decode_content=False)
+        """Read the body piece by piece, as it is on the wire. Raises urllib3's errors, TooSlow."""
+        self._begun = True
+        pace, taken = Pace(self._settings), 0
+        # One receive a piece: a read of so many bytes would wait for all of them, however slowly
+        # they come, and a socket's timeout begins anew with each byte.
+        while piece := pace.read(lambda: self._response.read1(_READ_BYTES, decode_content=False)):
+            yield piece
+            taken += len(piece)
+            if taken != self.length:
+                pace.judge()
 
     def read(self, limit_bytes: int) -> bytes:
         """Return the body; raise RegistryError where it breaks off or is longer than *limit_bytes*."""
@@ -68,7 +85,7 @@ class Reply:
                     raise RegistryError(
                         f"{printable(self.url)} answers with too much", seen=f"more than {limit_bytes} bytes"
                     )
-        except urllib3.exceptions.HTTPError as error:
+        except (urllib3.exceptions.HTTPError, TooSlow) as error:
             raise failure(self.method, self.url, error) from error
         finally:
             self.close()
@@ -81,8 +98,12 @@ class Reply:
 
     def close(self) -> None:
         """Give the connection back where little of the body is unread, else close it."""
+        import urllib3
+
         self._done(self)
         length = 0 if self.method == "HEAD" else self.length
-        if length is not None and length <= _DRAIN_BYTES:
-            self._response.drain_conn()
+        if not self._begun and length is not None and length <= _DRAIN_BYTES:
+            with contextlib.suppress(urllib3.exceptions.HTTPError, OSError, TooSlow):
+                for _ in self.chunks():
+                    continue
         self._response.close()

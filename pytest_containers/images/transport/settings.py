@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,7 +21,8 @@ class Settings:
     *insecure* names hosts, with or without a port, that may be spoken to by plain http; loopback
     always may. *attempts* counts the tries of one request, the first pause between them is
     *backoff_s* and each next twice as long; a Retry-After beyond *wait_limit_s* is not waited for.
-    *certificates* are folders laid out as Docker's certs.d: ``HOST/*.crt`` are authorities,
+    A body of which fewer than *floor_bytes_per_s* came during *floor_window_s* of waiting, by *clock*,
+    has broken off. *certificates* are folders laid out as Docker's certs.d: ``HOST/*.crt`` are authorities,
     ``*.cert`` and ``*.key`` the client's pair. *environ* is read for proxies and credentials.
     """
 
@@ -33,6 +35,9 @@ class Settings:
     wait_limit_s: float = 60.0
     connect_timeout_s: float = 10.0
     read_timeout_s: float = 60.0
+    floor_bytes_per_s: int = 1 << 10
+    floor_window_s: float = 30.0
+    clock: Callable[[], float] = time.monotonic
     upload_chunk_bytes: int = 64 << 20
     certificates: tuple[Path, ...] = (Path("/etc/docker/certs.d"), Path("/etc/containers/certs.d"))
     environ: Mapping[str, str] = field(default_factory=lambda: dict(os.environ), repr=False)

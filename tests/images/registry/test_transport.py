@@ -19,9 +19,8 @@ from urllib3.exceptions import ProtocolError
 
 from pytest_containers.errors import RegistryError
 from pytest_containers.images.credentials import Credential, Secret
-from pytest_containers.images.origin import Origin
 from pytest_containers.images.transport import Reply, Settings, Transport
-from pytest_containers.images.transport.connections import failure, proxy_for
+from pytest_containers.images.transport.connections import failure
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -197,43 +196,6 @@ def test_proxy_is_never_used_for_loopback(
     faulty.on("GET", "/x", faulty.answer(body=b"ok"))
     assert get(replace(settings, environ={name: other.url}), f"{faulty.url}/x") == (200, b"ok")
     assert other.asked == []
-
-
-@pytest.mark.parametrize(
-    ("exempt", "direct"),
-    [
-        ("registry.example", True),
-        ("other,.example", True),
-        ("other, *.example", True),
-        ("*", True),
-        ("registry.example:5000", True),
-        ("REGISTRY.example", True),
-        ("registry.example:80", False),
-        ("istry.example", False),
-        ("", False),
-    ],
-)
-def test_proxy_leaves_out_what_no_proxy_names(exempt: str, direct: bool) -> None:
-    """NO_PROXY names hosts and domains, whole labels only."""
-    environ = {"https_proxy": "proxy:3128", "NO_PROXY": exempt}
-    assert (proxy_for(Origin.of("https://registry.example:5000"), environ) == "") is direct
-
-
-@pytest.mark.parametrize(
-    ("environ", "url", "proxy"),
-    [
-        ({"HTTPS_PROXY": "a"}, "https://r.example", "a"),
-        ({"HTTPS_PROXY": "a", "https_proxy": "b"}, "https://r.example", "b"),
-        ({"HTTPS_PROXY": "a"}, "http://r.example", ""),
-        ({"HTTP_PROXY": "a"}, "http://r.example", ""),
-        ({"http_proxy": "a"}, "http://r.example", "a"),
-        ({"ALL_PROXY": "a"}, "http://r.example", "a"),
-        ({"ALL_PROXY": "a"}, "https://localhost", ""),
-    ],
-)
-def test_proxy_comes_from_the_environment(environ: dict[str, str], url: str, proxy: str) -> None:
-    """Each scheme has its variable; HTTP_PROXY in upper case is no one's (httpoxy)."""
-    assert proxy_for(Origin.of(url), environ) == proxy
 
 
 def test_proxy_that_refuses_is_named_without_its_password(faulty: Faulty, settings: Settings) -> None:
