@@ -73,7 +73,6 @@ class _Layer:
 
     descriptor: Descriptor
     diff_id: str
-    limit_bytes: int
     source: Callable[[], BinaryIO] | None
     watch: Watch | None
 
@@ -81,9 +80,10 @@ class _Layer:
 class Chains:
     """The unpacked layers of one store."""
 
-    def __init__(self, root: Path, blobs: Blobs) -> None:
+    def __init__(self, root: Path, blobs: Blobs, *, limit_bytes: int = LIMIT_BYTES) -> None:
         self._root = root
         self._blobs = blobs
+        self._limit_bytes = limit_bytes
 
     def path(self, chain: str) -> Path:
         """Return the folder of the chain's last layer, unpacked or not; the root for the host."""
@@ -130,7 +130,6 @@ class Chains:
         descriptor: Descriptor,
         diff_id: str,
         *,
-        limit_bytes: int = LIMIT_BYTES,
         source: Callable[[], BinaryIO] | None = None,
         watch: Watch | None = None,
     ) -> str:
@@ -144,9 +143,7 @@ class Chains:
         self._blobs.cover(chain)
         if self.has(chain):
             return chain
-        layer = _Layer(
-            descriptor=descriptor, diff_id=diff_id, limit_bytes=limit_bytes, source=source, watch=watch
-        )
+        layer = _Layer(descriptor=descriptor, diff_id=diff_id, source=source, watch=watch)
         name = Digest.parse(chain).hex
         with room(self._root):
             place = self._place(chain)
@@ -197,7 +194,7 @@ class Chains:
                     meter.at(blob.tell())
 
             with contextlib.closing(ahead(pieces(blob), see)) as chunks:
-                written, _ = apply(chunks, into, parents=parents, limit_bytes=layer.limit_bytes)
+                written, _ = apply(chunks, into, parents=parents, limit_bytes=self._limit_bytes)
             if hasher.hexdigest() != Digest.parse(layer.diff_id).hex:
                 raise DigestMismatch(
                     f"layer {digest} does not unpack to what its image says",

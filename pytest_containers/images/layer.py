@@ -38,6 +38,8 @@ _IMPOSSIBLE: Final = frozenset(
     {errno.ENAMETOOLONG, errno.EINVAL, errno.EFBIG, errno.EMLINK, errno.EILSEQ, errno.EOVERFLOW}
 )
 _COPY_BYTES: Final = 1 << 20
+# The number after it means "leave the owner as it is" (chown(2)), which would be us.
+_LAST_ID: Final = (1 << 32) - 2
 
 
 def unpack(
@@ -99,18 +101,18 @@ class _Layer:
             raise kind(f"the layer's entry {_shown(entry)} cannot be unpacked", seen=str(error)) from error
 
     def _place(self, entry: Entry) -> None:
+        if max(entry.uid, entry.gid) > _LAST_ID:
+            raise LayerCorrupt(
+                f"the layer's entry {_shown(entry)} has an owner that cannot be",
+                seen=f"{entry.uid}:{entry.gid}",
+            )
         path, name = _split(entry, entry.name)
         if not name:
             self._place_root(entry)
         elif name.startswith(_WHITEOUT):
             self._place_whiteout(entry, path, name)
         else:
-            if any(key.startswith(OVERLAY_PREFIXES) for key in entry.xattrs):
-                raise LayerEscape(
-                    f"the layer's entry {_shown(entry)} carries attributes that steer overlayfs",
-                    seen=", ".join(os.fsdecode(key) for key in entry.xattrs),
-                    mend="do not use this image; an honest tool does not write such a layer",
-                )
+            _check_attributes(entry)
             self._place_file(entry, self._tree.folder(path), name)
 
     def _place_file(self, entry: Entry, folder: Folder, name: bytes) -> None:
@@ -248,6 +250,7 @@ class _Layer:
     def _place_root(self, entry: Entry) -> None:
         if entry.kind != _FOLDER:
             raise LayerEscape(f"the layer's entry {_shown(entry)} would replace the root folder")
+        _check_attributes(entry)
         root = self._tree.root
         set_owner(root.descriptor, entry.uid, entry.gid)
         set_xattrs(root.descriptor, entry.xattrs)
@@ -292,6 +295,15 @@ def _split(entry: Entry, name: bytes) -> tuple[bytes, bytes]:
         )
     folder, _, last = name.rpartition(b"/")
     return folder, last
+
+
+def _check_attributes(entry: Entry) -> None:
+    if any(key.startswith(OVERLAY_PREFIXES) for key in entry.xattrs):
+        raise LayerEscape(
+            f"the layer's entry {_shown(entry)} carries attributes that steer overlayfs",
+            seen=", ".join(os.fsdecode(key) for key in entry.xattrs),
+            mend="do not use this image; an honest tool does not write such a layer",
+        )
 
 
 def _through(folder: Folder, name: bytes) -> bytes:

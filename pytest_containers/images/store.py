@@ -26,6 +26,7 @@ from pytest_containers.images.blobs import Blobs, room
 from pytest_containers.images.chains import HOST, HOST_ROOT, Chains, chain_ids, host_chain
 from pytest_containers.images.digest import Digest
 from pytest_containers.images.host import host_key, host_record, is_host
+from pytest_containers.images.layer import LIMIT_BYTES
 from pytest_containers.images.leases import Lease, Leases
 from pytest_containers.images.manifest import (
     BASE_KEY_ANNOTATION,
@@ -50,15 +51,18 @@ _LAYOUT: Final = b'{"imageLayoutVersion":"1.0.0"}'
 class Store:
     """Images by name: blobs, manifests, unpacked layers. Safe between processes."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, layer_limit_bytes: int = LIMIT_BYTES) -> None:
         self.root = root
         self.leases = Leases(root)
         self.blobs = Blobs(root, self.leases.cover)
-        self.chains = Chains(root, self.blobs)
+        self.chains = Chains(root, self.blobs, limit_bytes=layer_limit_bytes)
 
     @classmethod
-    def open(cls, root: Path) -> Store:
-        """Return the store in the folder *root*, made where missing; raise HostError where it cannot be."""
+    def open(cls, root: Path, *, layer_limit_bytes: int = LIMIT_BYTES) -> Store:
+        """Return the store in the folder *root*, made where missing; raise HostError where it cannot be.
+
+        A layer that unpacks to more than *layer_limit_bytes* is refused.
+        """
         try:
             with room(root):
                 # Layers hold set-user-ID programs of root; only the owner may reach them.
@@ -71,7 +75,7 @@ class Store:
                 seen=str(error),
                 mend="name a folder you may write with --containers-store (PYTEST_CONTAINERS_STORE)",
             ) from error
-        return cls(root)
+        return cls(root, layer_limit_bytes)
 
     def find(self, reference: Reference) -> ImageRecord | None:
         """Return the image of that name where it can be started, else None.
