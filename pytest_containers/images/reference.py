@@ -70,12 +70,10 @@ class Reference:
         """The shortest text that reads back as this reference, tag included."""
         short = self.name
         if self.registry == DEFAULT_REGISTRY:
-            short = self.repository
-            official = short.removeprefix(_OFFICIAL)
-            if official != short and "/" not in official:
-                short = official
-            elif _split_registry(short)[0] != DEFAULT_REGISTRY or "/" not in short:
-                short = self.name
+            # A repository may begin with what reads as a registry, docker.io itself among them.
+            whole = (self.registry, self.repository)
+            candidates = (self.repository.removeprefix(_OFFICIAL), self.repository)
+            short = next((name for name in candidates if _split_registry(name) == whole), short)
         return short + self._suffix()
 
     @property

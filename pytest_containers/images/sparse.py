@@ -16,6 +16,7 @@ __all__ = ["BLOCK", "Segment", "gnu_segments", "pax_segments"]
 BLOCK: Final = 512
 _PAIR: Final = 24
 _MAP_LIMIT: Final = 1 << 20
+_SIZE_LIMIT: Final = (1 << 63) - 1  # off_t
 
 
 class Segment(NamedTuple):
@@ -90,6 +91,8 @@ def _checked(size: int, pairs: list[Segment]) -> tuple[int, tuple[Segment, ...]]
         end = pair.offset + pair.size
     if end > size:
         raise _damaged("its map is longer than the file")
+    if size > _SIZE_LIMIT:
+        raise _damaged(f"a size of {size} bytes cannot be")
     return size, tuple(pairs)
 
 

@@ -24,6 +24,7 @@ _XATTR: Final = b"SCHILY.xattr."
 # Go's archive/tar reader draws the same line (maxSpecialFileSize): 1 MiB of names and attributes.
 _EXTENSION_LIMIT: Final = 1 << 20
 _NANO: Final = 10**9
+_TIME_LIMIT_S: Final = 1 << 63  # time_t
 _SPACES: Final = sum(b" " * 8)
 _TIME: Final = re.compile(rb"(-?)([0-9]{1,18})(?:\.([0-9]*))?")
 # Types without data whatever their size field says (Go's isHeaderOnly): link, symlink, char,
@@ -308,9 +309,10 @@ def _decimal(pax: Mapping[bytes, bytes], key: bytes, raw: bytes) -> int:
 def _time(text: bytes | None, raw: bytes) -> int:
     """Return nanoseconds; a file of before 1970 is written as a negative base-256 number or in pax."""
     if text is None:
-        if raw[0] == 0xFF:
-            return int.from_bytes(raw, "big", signed=True) * _NANO
-        return _number(raw) * _NANO
+        seconds = int.from_bytes(raw, "big", signed=True) if raw[0] == 0xFF else _number(raw)
+        if not -_TIME_LIMIT_S <= seconds < _TIME_LIMIT_S:
+            raise LayerCorrupt("a header of the layer has a time that cannot be", seen=str(seconds))
+        return seconds * _NANO
     match = _TIME.fullmatch(text)
     if match is None:
         raise LayerCorrupt("a pax header of the layer has a time that is none", seen=repr(text[:40]))
@@ -319,7 +321,13 @@ def _time(text: bytes | None, raw: bytes) -> int:
 
 
 def _device(block: bytes) -> int:
-    return os.makedev(_number(block[329:337]) & 0xFFFFFFFF, _number(block[337:345]) & 0xFFFFFFFF)
+    major, minor = _number(block[329:337]), _number(block[337:345])
+    # 12 and 20 bits is what Linux has (linux/kdev_t.h); cut off, 0/0 could be what is left.
+    if major >= 1 << 12 or minor >= 1 << 20:
+        raise LayerCorrupt(
+            "a header of the layer has a device number that cannot be", seen=f"{major}:{minor}"
+        )
+    return os.makedev(major, minor)
 
 
 def _xattrs(pax: Mapping[bytes, bytes]) -> dict[bytes, bytes]:

@@ -77,6 +77,9 @@ def test_reference_refuses_with_the_part_that_is_wrong(text: str, word: str) -> 
         ("docker.io/library/a/b", "library/a/b:latest"),
         ("docker.io/my.dir/x", "docker.io/my.dir/x:latest"),
         ("docker.io/localhost/x", "docker.io/localhost/x:latest"),
+        ("docker.io/docker.io/x", "docker.io/docker.io/x:latest"),
+        ("docker.io/index.docker.io/x", "docker.io/index.docker.io/x:latest"),
+        ("docker.io/library/library/x", "library/library/x:latest"),
         ("ghcr.io/x/y", "ghcr.io/x/y:latest"),
     ],
 )

@@ -64,6 +64,28 @@ def test_base_256_number_is_read() -> None:
     assert (entry.uid, entry.mtime_ns) == (4_000_000_000, -5 * 10**9)
 
 
+@pytest.mark.parametrize(
+    ("at", "field", "told"),
+    [
+        (329, b"0010000\0", "device number"),
+        (337, b"4000000\0", "device number"),
+        (337, b"\x80\xff\xff\xff\xff\xff\xff\xff", "device number"),
+        (136, b"\x80" + b"\xff" * 11, "time"),
+        (136, b"\xff" + b"\0" * 11, "time"),
+    ],
+)
+def test_number_beyond_what_the_kernel_holds_is_refused(
+    tar: Callable[[], TarBuilder], at: int, field: bytes, told: str
+) -> None:
+    """A device number has 12 and 20 bits, a time has 64; neither is cut to fit."""
+    block = bytearray(tar().add("n", b"3", device=(1, 3)).bytes(end=False))
+    block[at : at + len(field)] = field
+    block[148:156] = b" " * 8
+    block[148:156] = b"%06o\0 " % sum(block)
+    with pytest.raises(LayerCorrupt, match=told):
+        _read(bytes(block))
+
+
 def test_pax_time_keeps_nanoseconds(tar: Callable[[], TarBuilder]) -> None:
     """A pax time has a fraction of any length; the file system keeps nine digits."""
     data = tar().add("f", pax={b"mtime": b"1600000000.1234567891"}).add("g", pax={b"mtime": b"-1.5"}).bytes()
