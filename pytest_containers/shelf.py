@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from pytest_containers.engines.base import Images
@@ -65,12 +65,16 @@ class Shelf:
         labels: Mapping[str, str] | None = None,
         platform: str | None = None,
         use_cache: bool = True,
+        ssh: Mapping[str, str] | None = None,
+        allow: Iterable[str] = (),
+        contexts: Mapping[str, str | os.PathLike[str]] | None = None,
         watch: BuildWatch | None = None,
     ) -> ImageRecord:
         """Make an image of the Dockerfile in *folder* and name it *tag*; steps come from a cache.
 
-        Without a tag the name is made from the folder's. *watch* hears of each step and of what
-        it writes. Raises SpecInvalid with file and line, BuildFailed, and what a pull raises.
+        Without a tag the name is made from the folder's. *ssh*, *allow* and *contexts* are those of
+        `spec.BuildSpec`. *watch* hears of each step and of what it writes. Raises SpecInvalid with
+        file and line, BuildFailed, and what a pull raises.
         """
         where = Path(folder).resolve()
         tags = (tag,) if isinstance(tag, str) else tuple(tag)
@@ -87,6 +91,9 @@ class Shelf:
             labels=dict(labels or {}),
             platform=platform,
             use_cache=use_cache,
+            ssh=dict(ssh or {}),
+            allow=frozenset(allow),
+            contexts={name: os.fspath(place) for name, place in (contexts or {}).items()},
         )
         return self._images.build(spec, watch or (lambda _: None))
 

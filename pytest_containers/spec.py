@@ -134,6 +134,9 @@ class BuildSpec:
 
     *tags* are its names, at least one. *args* are build arguments, *secrets* what
     ``RUN --mount=type=secret`` may see, by id. *target* is a stage's name, None the last one.
+    *ssh* maps the id of a ``RUN --mount=type=ssh`` to the path of an agent's socket. *allow* holds
+    what a RUN may have beyond a container's defaults: ``"security.insecure"``, ``"network.host"``.
+    *contexts* are the named contexts, each a folder or an image's reference.
     """
 
     folder: str
@@ -145,6 +148,9 @@ class BuildSpec:
     labels: Mapping[str, str] = field(default_factory=dict)
     platform: str | None = None
     use_cache: bool = True
+    ssh: Mapping[str, str] = field(default_factory=dict)
+    allow: frozenset[str] = frozenset()
+    contexts: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import posixpath
 import tarfile
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
 from pytest_containers.engines.base import Engine, Handle, Network
+from pytest_containers.engines.native import NativeEngine, fresh_run_folder
 from pytest_containers.spec import ContainerSpec, ImageRecord
 from tests.engines.memory import MemoryEngine, MemoryRun
+from tests.engines.sites import Site
 
 JoinRun = Callable[[bool], Engine]
 
@@ -124,3 +128,22 @@ def bench(engine: Engine, joins: JoinRun) -> Iterator[Bench]:
     bench = Bench(engine, lambda: joins(False))
     yield bench
     bench.clear()
+
+
+@pytest.fixture(scope="module")
+def engine_and_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[NativeEngine, Path]]:
+    """Return an engine and the folder of its store."""
+    store = tmp_path_factory.mktemp("store")
+    engine = NativeEngine(store=store, run_folder=fresh_run_folder(), owner_pid=os.getpid())
+    with contextlib.closing(engine):
+        engine.images.pull("host")
+        engine.network("warm").remove()
+        yield engine, store
+
+
+@pytest.fixture
+def site(engine_and_store: tuple[NativeEngine, Path], tmp_path: Path) -> Site:
+    """Return a folder to build from."""
+    folder = tmp_path / "site"
+    folder.mkdir()
+    return Site(*engine_and_store, folder)

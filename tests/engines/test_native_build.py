@@ -4,92 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
-from typing import Protocol
+from collections.abc import Callable
 
 import pytest
 
-from pytest_containers.engines.native import NativeEngine, fresh_run_folder
 from pytest_containers.errors import BuildFailed, NotPortable, SpecInvalid
 from pytest_containers.images.prune import prune
 from pytest_containers.images.store import Store
-from pytest_containers.progress import BuildEvent
-from pytest_containers.spec import BuildSpec, ContainerSpec, ExecSpec, ImageRecord, Port
+from pytest_containers.spec import ContainerSpec, ExecSpec, Port
+from tests.engines.sites import Site
 
 pytestmark = pytest.mark.kernel
-
-
-class Site:
-    """A folder to build from, an engine, and what the last build told."""
-
-    def __init__(self, engine: NativeEngine, store: Path, folder: Path) -> None:
-        self.engine = engine
-        self.store = store
-        self.folder = folder
-        self.told: list[BuildEvent] = []
-        self.output = b""
-
-    def write(self, files: Mapping[str, str]) -> None:
-        """Put files into the folder."""
-        for name, content in files.items():
-            (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
-            (self.folder / name).write_text(content)
-
-    def build(self, dockerfile: str, **more: object) -> ImageRecord:
-        """Build *dockerfile* with the fields of a BuildSpec in *more*."""
-        self.write({"Dockerfile": dockerfile})
-        self.told, self.output = [], b""
-        spec = BuildSpec(folder=str(self.folder), tags=("made",), **more)  # type: ignore[arg-type]
-        return self.engine.images.build(spec, self._hear)
-
-    def _hear(self, event: BuildEvent) -> None:
-        self.told.append(event)
-        self.output += event.output
-
-    @property
-    def cached(self) -> int:
-        """How many steps of the last build came from the cache."""
-        return sum(event.kind == "cached" for event in self.told)
-
-    def run(self, image: ImageRecord, *command: str) -> str:
-        """Return what a container of *image* writes; it must end well."""
-        spec = ContainerSpec(name="box", command=command or None)
-        handle = self.engine.create(spec, image)
-        try:
-            handle.start()
-            state = handle.wait(20)
-            output = b"".join(chunk.content for chunk in handle.logs()[0]).decode()
-            assert state.exit is not None, output
-            assert state.exit.code == 0, output
-            return output
-        finally:
-            handle.remove()
-
-
-class Opens(Protocol):
-    """Returns a site on a store of its own."""
-
-    def __call__(self) -> Site: ...
-
-
-@pytest.fixture(scope="module")
-def engine_and_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[NativeEngine, Path]]:
-    """Return an engine and the folder of its store."""
-    store = tmp_path_factory.mktemp("store")
-    engine = NativeEngine(store=store, run_folder=fresh_run_folder(), owner_pid=os.getpid())
-    with contextlib.closing(engine):
-        engine.images.pull("host")
-        engine.network("warm").remove()
-        yield engine, store
-
-
-@pytest.fixture
-def site(engine_and_store: tuple[NativeEngine, Path], tmp_path: Path) -> Site:
-    """Return a folder to build from."""
-    folder = tmp_path / "site"
-    folder.mkdir()
-    return Site(*engine_and_store, folder)
 
 
 def test_build_makes_what_the_dockerfile_says(site: Site) -> None:

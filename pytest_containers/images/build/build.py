@@ -64,7 +64,9 @@ def build(
         ) from error
     wanted = Platform.parse(spec.platform) if spec.platform else None
     dockerfile = parse(content, name=spec.dockerfile)
-    building = plan(dockerfile, target=spec.target, build_args=dict(spec.args), platform=wanted)
+    building = plan(
+        dockerfile, target=spec.target, build_args=dict(spec.args), platform=wanted, contexts=spec.contexts
+    )
     bases = Bases(store, building, pull)
     building = _with_triggers(building, bases)
     for demand in demands(building):
@@ -80,6 +82,7 @@ def build(
         secrets=spec.secrets,
         use_cache=spec.use_cache,
         created=created,
+        contexts=spec.contexts,
     )
     state = Builder(store, runner, building, bases, settings, watch).build()
     return _name(store, state, spec)

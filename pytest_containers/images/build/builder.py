@@ -8,37 +8,37 @@ layers below.
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 import io
 import tarfile
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from pytest_containers.errors import BuildFailed
 from pytest_containers.images.build.bases import Bases
 from pytest_containers.images.build.cache import Cached, StepCache, step_key
-from pytest_containers.images.build.context import Context
+from pytest_containers.images.build.contexts import Contexts
 from pytest_containers.images.build.expand import expand
-from pytest_containers.images.build.instruction import Add, Copy, Execution, Maintainer, Run, Workdir
+from pytest_containers.images.build.instruction import Add, Copy, Maintainer, Run, Workdir
 from pytest_containers.images.build.mounts import Mounts
-from pytest_containers.images.build.output import StepReport, Tail
+from pytest_containers.images.build.origins import Origin
+from pytest_containers.images.build.output import StepReport
 from pytest_containers.images.build.placing import place
 from pytest_containers.images.build.runner import Command, Runner, Workspace
+from pytest_containers.images.build.running import RunStep
 from pytest_containers.images.build.selection import origin_path, select_tar
 from pytest_containers.images.build.source import located
-from pytest_containers.images.build.stages import Plan, Step
+from pytest_containers.images.build.stages import Plan, PlannedStage, Step
 from pytest_containers.images.build.state import State, after
 from pytest_containers.images.chains import Chains
 from pytest_containers.images.commit import add_layer
 from pytest_containers.images.decompress import PIECE_BYTES
 from pytest_containers.images.store import Store
 from pytest_containers.progress import BuildWatch
-from pytest_containers.spec import Bind
 
 __all__ = ["Builder", "Settings"]
 
@@ -47,13 +47,17 @@ _EMPTY_TAR_BYTES: Final = 10240
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """How a build is done. *use_cache* false makes every step anew; *created* stamps the history."""
+    """How a build is done. *use_cache* false makes every step anew; *created* stamps the history.
+
+    *contexts* are the named ones.
+    """
 
     context: Path
     dockerfile: str = "Dockerfile"
     secrets: Mapping[str, bytes] = field(default_factory=dict, repr=False)
     use_cache: bool = True
     created: str = ""
+    contexts: Mapping[str, str] = field(default_factory=dict)
 
 
 class Builder:
@@ -70,7 +74,7 @@ class Builder:
         self._watch = watch
         self._chains = Chains(store.root, store.blobs)
         self._cache = StepCache(store)
-        self._context = Context.open(settings.context, settings.dockerfile)
+        self._contexts = Contexts(settings.context, settings.dockerfile, settings.contexts)
         self._mounts = Mounts(self._cache, settings.context, settings.secrets)
         self._built: dict[int, State] = {}
 
@@ -82,12 +86,22 @@ class Builder:
         """
         for stage in self._plan.stages:
             with located(stage.location):
-                state = self._bases.state(stage.base, self._built)
+                state = self._base(stage)
             for number, step in enumerate(stage.steps, 1):
                 title = f"[{stage.title} {number}/{len(stage.steps)}] {step.instruction.text}"
                 state = self._told(state, step, StepReport(self._watch, title))
             self._built[stage.number] = state
         return self._built[self._plan.target]
+
+    def _base(self, stage: PlannedStage) -> State:
+        """Return what a stage stands on; a named context that is a folder is copied as a whole."""
+        if stage.base.kind != "context":
+            return self._bases.state(stage.base, self._built)
+        text = f"COPY . / from the context {stage.base.name}"
+        copy = Copy(location=stage.location, text=text, sources=(".",), target="/")
+        nothing = self._bases.state(Origin(kind="scratch"), self._built)
+        report = StepReport(self._watch, f"[{stage.title}] {text}")
+        return self._told(nothing, Step(instruction=copy, origins=(stage.base,)), report)
 
     def _told(self, state: State, step: Step, report: StepReport) -> State:
         """Return the state behind *step*, whose end is told, whichever it is."""
@@ -104,7 +118,7 @@ class Builder:
         instruction = expand(step.instruction, state.scope)
         match instruction:
             case Run():
-                return self._run(state, instruction, report)
+                return self._run(state, instruction, step, report)
             case Copy() | Add():
                 return self._copy(state, instruction, step, report)
             case Workdir():
@@ -121,52 +135,16 @@ class Builder:
             return self._settings.created
         return datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
-    def _run(self, state: State, run: Run, report: StepReport) -> State:
-        workdir = state.config.workdir or "/"
-        execution = run.execution(state.config.shell)
-        mounts = tuple(mount.resolved(workdir, number) for number, mount in enumerate(run.mounts))
-        # The argument goes into the key as it is in scope, a secret's value and a proxy do not.
-        seen = [execution.argv, execution.script, state.scope.command_env(), workdir, state.config.user]
-        bound = [self._mounted_content(run, mount.source) for mount in mounts if mount.kind == "bind"]
-        key = step_key(state.key, "RUN", *seen, run.network, [repr(mount) for mount in mounts], bound)
-
-        def make(output: BinaryIO) -> None:
-            with self._mounts.prepare(mounts) as mounted, _script(execution) as script:
-                env = (*state.scope.command_env(), *state.scope.proxy_env())
-                command = Command(
-                    argv=execution.argv,
-                    env={**dict(pair.split("=", 1) for pair in env), **mounted.env},
-                    user=state.config.user,
-                    workdir=workdir,
-                    network="none" if run.network == "none" else "default",
-                    binds=(*mounted.binds, *script),
-                    tmpfs=mounted.tmpfs,
-                )
-                with self._open(state, command) as workspace:
-                    self._execute(workspace, run, report)
-                    workspace.layer(output)
-
-        made, created = self._layer(state, key, make, report)
-        told = " ".join((*state.scope.history_arguments(), *execution.argv))
-        return made.with_history(created, f"RUN {told}", empty=made.diff_ids == state.diff_ids)
-
-    def _mounted_content(self, run: Run, source: str) -> str:
-        copied = Copy(location=run.location, text=run.text, sources=(source or ".",), target="/")
-        return self._context.select(copied).digest
-
-    def _execute(self, workspace: Workspace, run: Run, report: StepReport) -> None:
-        tail = Tail(report.output)
-        code = workspace.run(tail.add)
-        if code:
-            raise BuildFailed(
-                f"{run.location}: {run.text.splitlines()[0]} failed with exit code {code}",
-                seen=tail.text() or "it wrote nothing",
-                mend="its output says why; run the same line in a container of the layers before it",
-            )
+    def _run(self, state: State, run: Run, step: Step, report: StepReport) -> State:
+        command = RunStep(state, run, step.origins, self._contexts, self._mounts)
+        make = partial(command.make, self._open, report)
+        made, created = self._layer(state, command.key, make, report)
+        return made.with_history(created, command.history, empty=made.diff_ids == state.diff_ids)
 
     def _copy(self, state: State, copy: Copy | Add, step: Step, report: StepReport) -> State:
-        source = self._bases.state(step.origins[0], self._built) if _is_from(copy) else None
-        selection = None if source else self._context.select(copy)
+        origin = step.origins[0]
+        source = None if origin.kind == "context" else self._bases.state(origin, self._built)
+        selection = None if source else self._contexts.of(origin).select(copy)
         content = selection.digest if selection else source.key if source else ""
         details = [copy.sources, copy.target, copy.owner, copy.mode, copy.exclude, state.config.workdir]
         key = step_key(state.key, copy.keyword, content, *details, isinstance(copy, Copy) and copy.parents)
@@ -236,26 +214,9 @@ class Builder:
         return Cached(layer=descriptor, diff_id=diff_id, created=self._now())
 
 
-def _is_from(copy: Copy | Add) -> bool:
-    return isinstance(copy, Copy) and bool(copy.origin)
-
-
 def _empty_tar() -> io.BytesIO:
     content = io.BytesIO()
     with tarfile.open(fileobj=content, mode="w"):
         pass
     content.seek(0)
     return content
-
-
-@contextlib.contextmanager
-def _script(execution: Execution) -> Iterator[tuple[Bind, ...]]:
-    """Yield the bind that shows a heredoc's program where it is executed; no layer carries it."""
-    if not execution.script_path:
-        yield ()
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "script"
-        path.write_text(execution.script)
-        path.chmod(0o755)
-        yield (Bind(source=str(path), target=execution.script_path, read_only=True),)

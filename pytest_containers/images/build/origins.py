@@ -6,9 +6,10 @@ https://docs.docker.com/reference/cli/docker/buildx/build/#build-context.
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Final, Literal
 
 from pytest_containers.errors import SpecInvalid
@@ -17,6 +18,7 @@ from pytest_containers.images.build.dockerfile import Stage
 __all__ = ["Names", "Origin"]
 
 _NUMBER: Final = re.compile(r"[+-]?[0-9]{1,9}")
+_IMAGE: Final = "docker-image://"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,23 +39,30 @@ class Origin:
 class Names:
     """What names may mean in one Dockerfile.
 
-    *stages* are the names of its stages, empty for one without; *contexts* the named contexts,
-    which hide stages and images of the same name.
+    *stages* are the names of its stages, empty for one without; *contexts* the named contexts
+    with what each is, which hide stages and images of the same name.
     """
 
     stages: tuple[str, ...]
-    contexts: frozenset[str] = frozenset()
+    contexts: Mapping[str, Origin] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, stages: Sequence[Stage], contexts: Collection[str]) -> Names:
-        """Return the names of *stages* and *contexts*; ``scratch`` and ``context`` cannot be redefined."""
-        wanted = frozenset(name.lower() for name in contexts) - {"scratch", "context", ""}
+    def of(cls, stages: Sequence[Stage], contexts: Mapping[str, str]) -> Names:
+        """Return the names of *stages* and *contexts*; ``scratch`` and ``context`` cannot be redefined.
+
+        A context is a folder, by a path that leads to one or looks like a path, or an image.
+        """
+        wanted = {
+            name.lower(): _context(name.lower(), place)
+            for name, place in contexts.items()
+            if name.lower() not in {"scratch", "context", ""}
+        }
         return cls(stages=tuple(stage.begin.name for stage in stages), contexts=wanted)
 
     def base(self, name: str, number: int) -> Origin:
         """Return what the FROM of stage *number* means: the nearest stage before it, or an image."""
         if name.lower() in self.contexts:
-            return Origin(kind="context", name=name.lower())
+            return self.contexts[name.lower()]
         earlier = {before: at for at, before in enumerate(self.stages[:number])}
         if name in earlier:
             return Origin(kind="stage", name=name, number=earlier[name])
@@ -91,11 +100,20 @@ class Names:
     def _named(self, name: str) -> Origin:
         lowered = name.lower()
         if lowered in self.contexts:
-            return Origin(kind="context", name=lowered)
+            return self.contexts[lowered]
         if lowered in self.stages:
             number = max(at for at, stage in enumerate(self.stages) if stage == lowered)
             return Origin(kind="stage", name=lowered, number=number)
         return _beyond(name)
+
+
+def _context(name: str, place: str) -> Origin:
+    """Return what the named context *name* is, the folder *place* or the image of that reference."""
+    if place.startswith(_IMAGE):
+        return _beyond(place.removeprefix(_IMAGE))
+    if place.startswith((".", "/")) or os.path.isdir(place):
+        return Origin(kind="context", name=name)
+    return _beyond(place)
 
 
 def _beyond(name: str) -> Origin:

@@ -8,7 +8,7 @@ target needs it, and stages that do not need each other may be built at once.
 from __future__ import annotations
 
 import graphlib
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from pytest_containers.errors import SpecInvalid
@@ -87,7 +87,7 @@ class Plan:
     epoch_s: int | None = None
     notices: tuple[Notice, ...] = ()
     everything: tuple[PlannedStage, ...] = field(default=(), repr=False)
-    contexts: frozenset[str] = frozenset()
+    contexts: Mapping[str, str] = field(default_factory=dict)
 
     def graph(self) -> Mapping[int, frozenset[int]]:
         """Return the stages to build with what each needs: the graph of `graphlib.TopologicalSorter`."""
@@ -132,15 +132,16 @@ def plan(
     build_args: Mapping[str, str] | None = None,
     platform: Platform | None = None,
     build_platform: Platform | None = None,
-    contexts: Collection[str] = (),
+    contexts: Mapping[str, str] | None = None,
 ) -> Plan:
     """Return what to build of *dockerfile* for *target*, a stage's name; None is the last stage.
 
     *platform* is what is built for and *build_platform* what builds; both default to this
-    machine's. A name in *contexts* is a named context: it hides the stage and the image of that
-    name. Instructions stay unexpanded but for FROM; those without variables are checked here, so
-    that they fail before the first step. Raises SpecInvalid, with file and line, for an unknown
-    target, a stage named before it stands, and everything `expand.expand` refuses.
+    machine's. *contexts* are the named contexts, each a folder or an image's reference: one hides
+    the stage and the image of that name. Instructions stay unexpanded but for FROM; those without
+    variables are checked here, so that they fail before the first step. Raises SpecInvalid, with
+    file and line, for an unknown target, a stage named before it stands, and everything
+    `expand.expand` refuses.
     """
     here = Platform.host()
     build_args = dict(build_args or {})
@@ -149,7 +150,7 @@ def plan(
         target=platform or here, build=build_platform or here, stage=last if target is None else target
     )
     outer = global_variables(dockerfile.arguments, automatic, build_args, dockerfile.escape)
-    names = Names.of(dockerfile.stages, contexts)
+    names = Names.of(dockerfile.stages, contexts or {})
     stages = [_plan_stage(stage, dockerfile, outer, names) for stage in dockerfile.stages]
     number = _target(stages, target)
     needed = _needed(stages, number)
@@ -165,7 +166,7 @@ def plan(
         build_platform=build_platform or here,
         epoch_s=source_date_epoch(outer, build_args),
         notices=(*dockerfile.notices, *_unused(dockerfile, stages, build_args, automatic)),
-        contexts=names.contexts,
+        contexts=dict(contexts or {}),
     )
 
 
@@ -176,12 +177,12 @@ def _plan_stage(stage: Stage, dockerfile: Dockerfile, outer: Mapping[str, str], 
         title=begin.name or f"stage-{stage.number}",
         location=begin.location,
         text=begin.text,
-        base=Origin(kind="context", name=begin.name),
+        base=Origin(kind="scratch"),
         steps=(),
         name=begin.name,
     )
     if begin.name in names.contexts:
-        return planned
+        return replace(planned, base=names.contexts[begin.name])
     with located(begin.location):
         base = names.base(_image_name(begin.base, outer, dockerfile.escape), stage.number)
         platform = _platform(begin.platform, outer, dockerfile.escape)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from graphlib import TopologicalSorter
+from pathlib import Path
 
 import pytest
 
@@ -232,14 +233,37 @@ def test_target_must_exist(dockerfile: Lines) -> None:
 )
 def test_named_context_hides_an_image(dockerfile: Lines, name: str, base: Origin) -> None:
     """A named context stands in for the image or stage of that name, but for scratch and context."""
-    assert plan(dockerfile("FROM a"), contexts=[name]).stages[0].base == base
+    assert plan(dockerfile("FROM a"), contexts={name: "/folder"}).stages[0].base == base
+
+
+@pytest.mark.parametrize(
+    ("place", "origin"),
+    [
+        ("./missing", Origin(kind="context", name="a")),
+        ("docker-image://alpine:3", image("alpine:3")),
+        ("team/base:1", image("team/base:1")),
+        ("host", Origin(kind="host")),
+    ],
+)
+def test_named_context_is_a_folder_or_an_image(dockerfile: Lines, place: str, origin: Origin) -> None:
+    """What looks like a path is a folder, what buildx would call an image or cannot be a folder is one."""
+    assert plan(dockerfile("FROM a"), contexts={"a": place}).stages[0].base == origin
+
+
+def test_named_context_is_a_folder_where_one_is(
+    dockerfile: Lines, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A relative path without a dot is a folder where there is one of that name."""
+    (tmp_path / "base").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert plan(dockerfile("FROM a"), contexts={"a": "base"}).stages[0].base.kind == "context"
 
 
 def test_named_context_hides_a_stage(dockerfile: Lines) -> None:
     """A stage with the name of a context is that context: nothing of it is built."""
     found = plan(
         dockerfile("FROM a AS x", "RUN b", "FROM c", "COPY --from=x . .", "RUN --mount=from=X,target=/x y"),
-        contexts=["x"],
+        contexts={"x": "/folder"},
     )
     origin = Origin(kind="context", name="x")
     assert [planned.number for planned in found.stages] == [1]
