@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
+import threading
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, BinaryIO, Final
 
@@ -71,17 +73,23 @@ class _NativeWorkspace:
     def __init__(self, connection: client.Connection, handle: NativeHandle) -> None:
         self._connection = connection
         self._handle = handle
+        self._stopped = threading.Event()
 
     def run(self, output: Callable[[bytes], None]) -> int:
         self._handle.start()
         position = 0
         while True:
+            if self._stopped.is_set():
+                self._handle.signal(signal.SIGKILL)
             state = self._handle.wait(_POLL_S)
             chunks, position = self._handle.logs(position)
             for chunk in chunks:
                 output(chunk.content)
             if state.exit is not None:
                 return state.exit.code
+
+    def stop(self) -> None:
+        self._stopped.set()
 
     def read(self, path: str, into: BinaryIO) -> None:
         self._handle.tree.read(path, into)

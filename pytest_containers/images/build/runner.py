@@ -42,6 +42,9 @@ class Workspace(Protocol):
         Raises CommandNotFound and its kin where it cannot be executed.
         """
 
+    def stop(self) -> None:
+        """Kill the command, now or as soon as it begins; called from another thread than `run`."""
+
     def read(self, path: str, into: BinaryIO) -> None:
         """Write *path* as a tar whose names begin with its last part. Raises PathMissing."""
 

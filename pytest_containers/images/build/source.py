@@ -44,10 +44,12 @@ class Location:
 
 @contextmanager
 def located(location: Location) -> Iterator[None]:
-    """Put *location* in front of the first sentence of a SpecInvalid that the block raises."""
+    """Put *location*, once, in front of the first sentence of a SpecInvalid that the block raises."""
     try:
         yield
     except SpecInvalid as error:
+        if error.what.startswith(f"{location}: "):
+            raise
         raise SpecInvalid(
             f"{location}: {error.what}", seen=error.seen, mend=error.mend, more=error.more
         ) from error
