@@ -155,11 +155,16 @@ class BuildSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bind:
-    """A file or folder of the host seen at *target* inside the container."""
+    """A file or folder seen at *target* inside the container.
+
+    *source* is a path on the host or, with the id of a *container* of the run, one in its files;
+    links then stay inside of those.
+    """
 
     source: str
     target: str
     read_only: bool = False
+    container: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

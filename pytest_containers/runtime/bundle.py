@@ -7,7 +7,7 @@ plain values, so that the child needs to ask nobody once it has left the host's 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from pytest_containers.errors import SpecInvalid
@@ -36,7 +36,8 @@ class Process:
 class Bundle:
     """A container to be: its first process and the world around it.
 
-    *volumes* are the paths that the image declares and the test has laid nothing over.
+    *volumes* are the paths that the image declares and the test has laid nothing over. *roots* are
+    the roots of the containers that *binds* are from, by id.
     """
 
     process: Process
@@ -46,6 +47,7 @@ class Bundle:
     tmpfs: Mapping[str, int]
     read_only: bool
     privileged: bool
+    roots: Mapping[str, str] = field(default_factory=dict)
 
 
 def _merged_env(*layers: tuple[str, ...]) -> tuple[str, ...]:

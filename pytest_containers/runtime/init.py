@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import errno
 import os
+import posixpath
 import socket
 from collections.abc import Callable, Mapping
-from contextlib import suppress
-from typing import Final, NoReturn
+from contextlib import ExitStack, suppress
+from typing import Final, NamedTuple, NoReturn
 
 from pytest_containers.errors import ContainersError, StartError
-from pytest_containers.runtime import process, syscalls, transfer
+from pytest_containers.runtime import mountpoints, process, syscalls, transfer
 from pytest_containers.runtime.bundle import Bundle
 from pytest_containers.runtime.network import veth
 from pytest_containers.runtime.snapshot import DEVICES, Ground, Snapshot
+from pytest_containers.spec import Bind
 
 __all__ = ["enter"]
 
@@ -40,10 +42,17 @@ _LINKS: Final = (
 
 
 _ASKED_FOR_BY: Final[Mapping[str, str]] = {
-    "tmpfs": "tmpfs=",
-    "binds: attach": "volumes=",
+    "mounts": "volumes= and tmpfs=",
     "files": "files=",
 }
+
+
+class _Tree(NamedTuple):
+    """A bind whose source is detached already."""
+
+    descriptor: int
+    target: str
+    read_only: bool
 
 
 def enter(bundle: Bundle, snapshot: Snapshot, ground: Ground, *, last_capability: int) -> NoReturn:
@@ -53,7 +62,8 @@ def enter(bundle: Bundle, snapshot: Snapshot, ground: Ground, *, last_capability
     sends one message, the network's configuration, when our interface exists.
     """
     root = snapshot.root
-    trees: list[tuple[int, str, bool]] = []
+    trees: list[_Tree] = []
+    points: list[int] = []
     step = "begin"
 
     def at(name: str, action: Callable[[], object]) -> None:
@@ -64,6 +74,7 @@ def enter(bundle: Bundle, snapshot: Snapshot, ground: Ground, *, last_capability
     try:
         at("keyring", syscalls.join_session_keyring)
         at("binds: detach from the host's files", lambda: trees.extend(_detach(bundle)))
+        at("mount points", lambda: points.append(mountpoints.open_list(snapshot)))
         at("proc", lambda: syscalls.mount("proc", f"{root}/proc", "proc", _SECURE))
         at("dev", lambda: _dev(root, ground))
         at("sys", lambda: _sys(root, bundle))
@@ -72,8 +83,7 @@ def enter(bundle: Bundle, snapshot: Snapshot, ground: Ground, *, last_capability
         at("hostname", lambda: socket.sethostname(bundle.hostname))
         at("network: wait for the interface", _network)
         at("network: sysctls", _sysctls)
-        at("tmpfs", lambda: _tmpfs(bundle))
-        at("binds: attach", lambda: _attach(trees))
+        at("mounts", lambda: _lay(bundle, trees, points[0]))
         at("files", _files)
         at("masked and read-only paths", lambda: None if bundle.privileged else _mask(ground))
         at("read-only root", lambda: _seal(bundle))
@@ -103,19 +113,34 @@ def _network() -> None:
     veth.configure(os.read(process.SYNC, _MESSAGE_BYTES))
 
 
-def _detach(bundle: Bundle) -> list[tuple[int, str, bool]]:
+def _detach(bundle: Bundle) -> list[_Tree]:
     """Take a detached copy of each bind's source while the host's files can be named (open_tree(2))."""
-    found: list[tuple[int, str, bool]] = []
+    found: list[_Tree] = []
     for bind in bundle.binds:
         try:
-            found.append((syscalls.open_tree(bind.source, recursive=True), bind.target, bind.read_only))
+            tree = _inside(bundle.roots[bind.container], bind) if bind.container else _outside(bind)
+            found.append(_Tree(tree, bind.target, bind.read_only))
         except OSError as error:
             raise StartError(
-                f"no {bind.source} on the host to mount at {bind.target}",
+                f"no {bind.source} {'there' if bind.container else 'on the host'} to mount at {bind.target}",
                 seen=str(error),
                 mend="make it first, or drop it from volumes=",
             ) from error
     return found
+
+
+def _outside(bind: Bind) -> int:
+    return syscalls.open_tree(bind.source, recursive=True)
+
+
+def _inside(root: str, bind: Bind) -> int:
+    """Detach a bind of another container's files; no link leads out of them."""
+    with ExitStack() as scope:
+        top = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        scope.callback(os.close, top)
+        found = syscalls.openat2_in_root(top, bind.source, os.O_PATH)
+        scope.callback(os.close, found)
+        return syscalls.open_tree(found, recursive=True)
 
 
 def _dev(root: str, ground: Ground) -> None:
@@ -171,26 +196,33 @@ def _sysctls() -> None:
             os.close(descriptor)
 
 
-def _tmpfs(bundle: Bundle) -> None:
-    for target, size_bytes in bundle.tmpfs.items():
-        os.makedirs(target, mode=0o755, exist_ok=True)
-        size = f",size={size_bytes}" if size_bytes else ""
-        # Docker's defaults for --tmpfs: https://docs.docker.com/engine/storage/tmpfs/
-        syscalls.mount("tmpfs", target, "tmpfs", _SECURE, f"mode=1777{size}")
+def _lay(bundle: Bundle, trees: list[_Tree], points: int) -> None:
+    """Mount binds and tmpfs, a folder before what is mounted in it.
+
+    We have pivoted, so a hostile symbolic link in a target stays inside.
+    """
+    mounts: list[tuple[str, _Tree | int]] = [*bundle.tmpfs.items(), *((tree.target, tree) for tree in trees)]
+    for target, mounted in sorted(mounts, key=lambda one: posixpath.normpath(one[0]).count("/")):
+        if isinstance(mounted, int):
+            _tmpfs(target, mounted, points)
+        else:
+            _attach(mounted, points)
+    os.close(points)
 
 
-def _attach(trees: list[tuple[int, str, bool]]) -> None:
-    """Attach the binds. We have pivoted, so a hostile symbolic link in *target* stays inside."""
-    for tree, target, read_only in trees:
-        if os.path.isdir(f"/proc/self/fd/{tree}"):
-            os.makedirs(target, mode=0o755, exist_ok=True)
-        elif not os.path.exists(target):
-            os.makedirs(os.path.dirname(target), mode=0o755, exist_ok=True)
-            os.close(os.open(target, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o644))
-        left = _restrict(tree, syscalls.MS_NODEV | (syscalls.MS_RDONLY if read_only else 0))
-        syscalls.attach_tree(tree, target)
-        if left:
-            _remount(target, left)
+def _tmpfs(target: str, size_bytes: int, points: int) -> None:
+    mountpoints.make(target, points, folder=True)
+    size = f",size={size_bytes}" if size_bytes else ""
+    # Docker's defaults for --tmpfs: https://docs.docker.com/engine/storage/tmpfs/
+    syscalls.mount("tmpfs", target, "tmpfs", _SECURE, f"mode=1777{size}")
+
+
+def _attach(tree: _Tree, points: int) -> None:
+    mountpoints.make(tree.target, points, folder=os.path.isdir(f"/proc/self/fd/{tree.descriptor}"))
+    left = _restrict(tree.descriptor, syscalls.MS_NODEV | (syscalls.MS_RDONLY if tree.read_only else 0))
+    syscalls.attach_tree(tree.descriptor, tree.target)
+    if left:
+        _remount(tree.target, left)
 
 
 def _restrict(tree: int, flags: int) -> int:

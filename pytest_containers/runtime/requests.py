@@ -7,16 +7,25 @@ import json
 import os
 import socket
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import BinaryIO, Final
 
 from pytest_containers.errors import EngineError, SpecInvalid, StartError
-from pytest_containers.runtime import difference, join, messages, snapshot, sockets, transfer, volumes
+from pytest_containers.runtime import (
+    difference,
+    join,
+    messages,
+    mountpoints,
+    snapshot,
+    sockets,
+    transfer,
+    volumes,
+)
 from pytest_containers.runtime.bundle import bundle, process
 from pytest_containers.runtime.loop import Recipe, Wait
 from pytest_containers.runtime.sandbox import Run, Sandbox, remove, start
-from pytest_containers.spec import ExecSpec
+from pytest_containers.spec import ContainerSpec, ExecSpec
 
 __all__ = ["Answered", "Owner", "Requests"]
 
@@ -134,6 +143,7 @@ class Requests:
                 )
         container_id = os.urandom(_ID_BYTES).hex()
         wanted = bundle(spec, request.config, container_id, held=self._run.held_capabilities)
+        wanted = replace(wanted, roots=self._roots(spec))
         with contextlib.ExitStack() as undo:
             endpoint = self._run.switch.endpoint(self._network(owner, spec.network))
             undo.callback(self._run.switch.release, endpoint)
@@ -153,6 +163,10 @@ class Requests:
         self._sandboxes[container_id] = sandbox
         owner.containers.add(container_id)
         return _created(sandbox, found=False)
+
+    def _roots(self, spec: ContainerSpec) -> dict[str, str]:
+        """Return where the files of the containers are that *spec* mounts from."""
+        return {one: self._known(one).snapshot.root for bind in spec.binds if (one := bind.container)}
 
     def _start(self, request: messages.Start) -> Recipe[Answered]:
         sandbox = self._known(request.id)
@@ -200,7 +214,13 @@ class Requests:
                 action = partial(_out_of, descriptors[0], partial(transfer.unpack, folder))
                 yield from join.within(sandbox, action, enter=partial(join.join, sandbox))
             case messages.Layer():
-                action = partial(_into, descriptors[0], partial(difference.write_layer, files.upper))
+                write = partial(
+                    difference.write_layer,
+                    files.upper,
+                    lowers=(*files.lowers, self._run.ground.init),
+                    points=mountpoints.made(files),
+                )
+                action = partial(_into, descriptors[0], write)
                 yield from join.within(sandbox, action, enter=None)
             case messages.Changes():
                 return (yield from self._changes(sandbox))

@@ -232,9 +232,11 @@ def fsopen_overlay(options: tuple[tuple[str, str], ...], target: str) -> None:
     attach_tree(mounted, target)
 
 
-def open_tree(path: str, *, recursive: bool = False) -> int:
-    """Return a descriptor of a detached copy of the mount at *path* (open_tree(2))."""
+def open_tree(path: str | int, *, recursive: bool = False) -> int:
+    """Return a descriptor of a detached copy of the mount at *path*, or at a descriptor (open_tree(2))."""
     flags = _OPEN_TREE_CLONE | os.O_CLOEXEC | (_AT_RECURSIVE if recursive else 0)
+    if isinstance(path, int):
+        return _syscall("open_tree", _SYS_OPEN_TREE, path, b"", flags | _AT_EMPTY_PATH)
     return _syscall(f"open_tree {path}", _SYS_OPEN_TREE, _AT_FDCWD, os.fsencode(path), flags)
 
 

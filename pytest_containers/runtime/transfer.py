@@ -16,9 +16,9 @@ from typing import BinaryIO, Final
 
 from pytest_containers.errors import PathMissing
 
-__all__ = ["add", "names", "pack", "unpack"]
+__all__ = ["OVERLAY_XATTRS", "add", "names", "pack", "unpack"]
 
-_OVERLAY_XATTRS: Final = ("trusted.overlay.", "user.overlay.")
+OVERLAY_XATTRS: Final = ("trusted.overlay.", "user.overlay.")
 _TYPES: Final[Mapping[int, bytes]] = {
     stat.S_IFDIR: tarfile.DIRTYPE,
     stat.S_IFLNK: tarfile.SYMTYPE,
@@ -94,7 +94,7 @@ def _described(path: str, name: str, seen: os.stat_result) -> tarfile.TarInfo:
     if seen.st_mtime_ns % 10**9:
         extended["mtime"] = f"{seen.st_mtime_ns // 10**9}.{seen.st_mtime_ns % 10**9:09d}"
     for key in os.listxattr(path, follow_symlinks=False):
-        if not key.startswith(_OVERLAY_XATTRS):
+        if not key.startswith(OVERLAY_XATTRS):
             value = os.getxattr(path, key, follow_symlinks=False)
             extended[f"SCHILY.xattr.{key}"] = value.decode("utf-8", "surrogateescape")
     entry.type = _TYPES.get(stat.S_IFMT(seen.st_mode), tarfile.REGTYPE)

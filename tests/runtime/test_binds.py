@@ -69,7 +69,7 @@ def test_bind_read_only_takes_nothing(boxes: Boxes, sh: Shell, tmp_path: Path) -
 
 
 def test_bind_lies_over_a_tmpfs(boxes: Boxes, sh: Shell, tmp_path: Path) -> None:
-    """A bind below a tmpfs is seen: tmpfs come first."""
+    """A bind below a tmpfs is seen: a folder is mounted before what lies in it."""
     (tmp_path / "mine").touch()
     spec = ContainerSpec(
         name="box",
@@ -105,7 +105,7 @@ def test_bind_of_a_folder_onto_a_file_is_refused(boxes: Boxes, tmp_path: Path, t
     source.mkdir()
     (layer / "file").touch()
     box = boxes.create(_spec(Bind(source=str(source), target=target)), layers=("/", str(layer)))
-    with pytest.raises(StartError, match="binds: attach"):
+    with pytest.raises(StartError, match="'mounts'"):
         box.start()
 
 
@@ -198,10 +198,11 @@ def test_bind_keeps_restrictions_when_the_kernel_is_older(
     def act() -> tuple[int, int]:
         _mounted_source(tmp_path)
         trees = [
-            (syscalls.open_tree(str(tmp_path / "locked")), str(tmp_path / "inner"), False),
-            (syscalls.open_tree(str(tmp_path)), str(tmp_path / "place"), True),
+            init._Tree(syscalls.open_tree(str(tmp_path / "locked")), str(tmp_path / "inner"), False),
+            init._Tree(syscalls.open_tree(str(tmp_path)), str(tmp_path / "place"), True),
         ]
-        init._attach(trees)
+        for tree in trees:
+            init._attach(tree, os.open(os.devnull, os.O_WRONLY))
         return os.statvfs(tmp_path / "inner").f_flag & 0xF, os.statvfs(tmp_path / "place").f_flag & 0xF
 
     monkeypatch.setattr(syscalls, "restrict_tree", absent)

@@ -71,7 +71,7 @@ class Edit:
     def tar(self) -> bytes:
         """Return the layer as a tar."""
         out = io.BytesIO()
-        write_layer(str(self.upper), out)
+        write_layer(str(self.upper), out, lowers=self.lowers)
         return out.getvalue()
 
     def entries(self) -> dict[str, tarfile.TarInfo]:
@@ -102,6 +102,22 @@ def test_changes_are_none_when_nothing_was_done(edit: Edit) -> None:
     assert edit.do(read) == []
     assert edit.entries() == {}
     assert len(edit.tar()) % 512 == 0
+
+
+def test_layer_has_no_folder_that_changed_in_time_alone(edit: Edit) -> None:
+    """A folder in which a file came and went is no change; one with another mode, or emptied, is."""
+    edit.layer("time/x", "mode/x", "emptied/x", "deep/er/x", "attribute/x")
+
+    def act(root: Path) -> None:
+        for name in ("time", "deep/er"):
+            (root / name / "file").touch()
+            (root / name / "file").unlink()
+        (root / "mode").chmod(0o700)
+        os.setxattr(root / "attribute", "user.mine", b"1")
+        (root / "emptied/x").unlink()
+
+    edit.do(act)
+    assert list(edit.entries()) == ["attribute", "emptied", "emptied/.wh.x", "mode"]
 
 
 def test_changes_tell_added_changed_and_deleted(edit: Edit) -> None:

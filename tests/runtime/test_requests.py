@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
-from pytest_containers.errors import EngineError, PathMissing, SpecInvalid
+from pytest_containers.errors import EngineError, PathMissing, SpecInvalid, StartError
 from pytest_containers.runtime import messages
 from pytest_containers.spec import Bind, ContainerSpec, ExecSpec, ImageConfig
 
@@ -197,16 +197,55 @@ def _layer(boxes: Boxes, box: NativeHandle) -> dict[str, tarfile.TarInfo]:
 
 
 def test_layer_has_what_the_container_did(phase: Phase, boxes: Boxes, tmp_path: Path) -> None:
-    """In every state the layer is the container's own writes: no mount, no generated file."""
+    """In every state the layer is the container's own writes: no mount or its place, no generated file."""
     spec = replace(
         _SPEC, tmpfs={"/scratch": 0}, binds=(Bind(source=str(tmp_path), target="/bound"),), files={"/f": b"x"}
     )
     box = phase(spec)
     box.tree.write("/srv", _tar("mine", mode=0o4755))
     found = _layer(boxes, box)
-    made_by_start = {"bound", "scratch", "f"} if box.state().status != "created" else set()
+    made_by_start = {"f"} if box.state().status != "created" else set()
     assert set(found) == {"srv", "srv/mine"} | made_by_start
     assert (found["srv/mine"].mode, found["srv/mine"].uid) == (0o4755, 1000)
+
+
+def test_layer_has_no_place_of_a_mount_that_is_empty(boxes: Boxes, sh: Shell, tmp_path: Path) -> None:
+    """What was made to mount on is left out, with its folders, unless the container wrote into them."""
+    (tmp_path / "file").write_text("mounted")
+    spec = replace(
+        _SPEC,
+        tmpfs={"/srv/scratch": 0, "/made/by/us/tmpfs": 0},
+        binds=(
+            Bind(source=str(tmp_path), target="/deep/er/bound"),
+            Bind(source=str(tmp_path / "file"), target="/etc/missing/file"),
+        ),
+    )
+    box = boxes.start(spec)
+    assert sh(box, "cat /etc/missing/file /deep/er/bound/file; touch /srv/scratch/x /deep/er/bound/y")
+    assert _layer(boxes, box) == {}
+    sh(box, "touch /made/by/mine")
+    assert list(_layer(boxes, box)) == ["made", "made/by", "made/by/mine"]
+
+
+def test_bind_shows_the_files_of_another_container(boxes: Boxes, sh: Shell) -> None:
+    """A bind with a container is looked up in its files, where no link leads out; writes are that one's."""
+    other = boxes.create(replace(_SPEC, name="other"))
+    link = tarfile.TarInfo("link")
+    link.type, link.linkname = tarfile.SYMTYPE, "/../../srv"
+    tar = io.BytesIO()
+    with tarfile.open(fileobj=tar, mode="w") as writer:
+        writer.addfile(link)
+    tar.seek(0)
+    other.tree.write("/srv", _tar("mine"))
+    other.tree.write("/", tar)
+    spec = replace(_SPEC, binds=(Bind(source="/link", target="/seen", container=other.id),))
+    box = boxes.start(spec)
+    assert sh(box, "cat /seen/mine; echo w > /seen/written")
+    assert set(_layer(boxes, other)) == {"link", "srv", "srv/mine", "srv/written"}
+    assert _layer(boxes, box) == {}
+    spec = replace(_SPEC, name="third", binds=(Bind(source="/none", target="/seen", container=other.id),))
+    with pytest.raises(StartError, match="no /none there to mount at /seen"):
+        boxes.create(spec).start()
 
 
 def test_layer_of_what_was_deleted_has_whiteouts(boxes: Boxes, sh: Shell, tmp_path: Path) -> None:
