@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from urllib.parse import urlencode
 
 from pytest_containers.errors import ImageError, RegistryError, Unauthorized
-from pytest_containers.images.credentials import Credential, Keychain, Secret
+from pytest_containers.images.credentials import Credential, Keychain, Secret, SecretBytes
 from pytest_containers.images.document import Fields
 from pytest_containers.images.origin import Origin, check_hop, printable
 from pytest_containers.images.transport import Reply, Transport
@@ -146,9 +146,11 @@ class Authorizer:
             raise RegistryError(f"{self._host} asks for a token and does not say where to get one")
         check_hop(self._origin, Origin.of(realm), self._transport.settings.insecure)
         service = challenge.parameters.get("service", "")
-        reply = self._exchange(realm, service, scopes) or self._ask(realm, service, scopes)
-        with reply:
-            said = Secret(reply.read(_ANSWER_LIMIT_BYTES).decode("utf-8", "replace"))
+        reply, answer = self._transport.whole(
+            lambda: self._exchange(realm, service, scopes) or self._ask(realm, service, scopes),
+            _ANSWER_LIMIT_BYTES,
+        )
+        said, answer = Secret(answer.decode("utf-8", "replace")), SecretBytes()
         if reply.status != 200:
             kind = Unauthorized if reply.status in (400, 401, 403) else RegistryError
             raise kind(

@@ -56,17 +56,21 @@ class Registry:
         pkg/v1/remote/fetcher.go). Raises ImageNotFound, DigestMismatch, Unauthorized, RegistryError.
         """
         what = f"{self}/{repository}{'@' if ':' in target else ':'}{target}"
-        reply = self.request(
-            "GET",
-            f"{repository}/manifests/{target}",
-            pull_scope(self._prefix + repository),
-            # One header for all: some registries read the first only.
-            headers={"Accept": ", ".join(ACCEPTED)},
-        )
-        with reply:
-            if reply.status != 200:
+
+        def ask() -> Reply:
+            reply = self.request(
+                "GET",
+                f"{repository}/manifests/{target}",
+                pull_scope(self._prefix + repository),
+                # One header for all: some registries read the first only.
+                headers={"Accept": ", ".join(ACCEPTED)},
+            )
+            if reply.status == 200:
+                return reply
+            with reply:
                 raise self.refusal(reply, what)
-            data = reply.read(MANIFEST_LIMIT_BYTES)
+
+        reply, data = self._transport.whole(ask, MANIFEST_LIMIT_BYTES)
         if ":" in target:
             check_digest(data, Digest.parse(target), what)
         return data, reply.header("Content-Type")
@@ -132,7 +136,18 @@ class Registry:
         with reply:
             if reply.status not in (200, 201, 202):
                 raise self.refusal(reply, what)
+        # 201 is what a registry says (spec.md, "Pushing Manifests"); whoever says 200 may be none.
+        if reply.status != 201:
+            self._check_there(repository, target, what)
         return Digest.of(data)
+
+    def _check_there(self, repository: str, target: str, what: str) -> None:
+        scopes, headers = push_scope(self._prefix + repository), {"Accept": ", ".join(ACCEPTED)}
+        with self.request("HEAD", f"{repository}/manifests/{target}", scopes, headers=headers) as reply:
+            if reply.status != 200:
+                raise RegistryError(
+                    f"{what} was taken and is not there", seen=f"status {reply.status} from {self}"
+                )
 
     def request(
         self,

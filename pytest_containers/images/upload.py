@@ -149,14 +149,16 @@ class Upload:
             return self._refused(reply, descriptor)
 
     def _resume(self, location: str) -> tuple[str, int] | None:
-        """Ask how far an upload came; None where the registry has dropped it."""
+        """Ask how far an upload came; None where that is nowhere, or cannot be known."""
         try:
             with self._registry.request("GET", location, self._scopes) as reply:
                 if reply.status != 204:
                     return None
                 if reply.header("Location"):
                     location = self._registry.location(reply)
-                return location, _held(reply, 0)
+                held = _held(reply, 0)
+                # Docker's registry says 0-0 of one byte and of none (distribution, "blobupload.go").
+                return (location, held) if held > 1 else None
         except RegistryError:
             return None
 

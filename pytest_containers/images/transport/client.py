@@ -103,6 +103,24 @@ class Transport:
         except HTTPError as error:
             raise failure(method, url, error) from error
 
+    def whole(self, open_one: Callable[[], Reply], limit_bytes: int) -> tuple[Reply, bytes]:
+        """Return a reply, closed, and its body; *open_one* is called again where a body breaks off.
+
+        Raises what `Reply.read` and *open_one* do.
+        """
+        attempts = self.settings.attempts
+        for attempt in range(attempts - 1):
+            self.pause(attempt)
+            reply = open_one()
+            try:
+                return reply, reply.read(limit_bytes)
+            except RegistryError as error:
+                if error.__cause__ is None or not passing(error.__cause__):
+                    raise
+        self.pause(attempts - 1)
+        reply = open_one()
+        return reply, reply.read(limit_bytes)
+
     def download(self, open_at: Callable[[int], Reply], sink: Sink, size: int, what: str) -> None:
         """Fill *sink* up to *size* bytes; *open_at* gives a reply of status 200, 206 or 416.
 
