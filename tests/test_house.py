@@ -25,6 +25,7 @@ FLOORS: Final = (
     ("errors", 0),
     ("progress", 0),
     ("_files", 0),
+    ("_tar", 0),
     ("images", 1),
     ("runtime", 1),
     ("engines", 2),

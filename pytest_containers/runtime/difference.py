@@ -13,6 +13,7 @@ import tarfile
 from collections.abc import Iterator
 from typing import BinaryIO, Final, Literal
 
+from pytest_containers._tar import TarWriter
 from pytest_containers.runtime import transfer
 
 __all__ = ["changes", "write_layer"]
@@ -128,13 +129,13 @@ def write_layer(
     which were made for mounts, and a folder that differs from that of *lowers* in its time alone.
     """
     links: dict[tuple[int, int], str] = {}
-    with tarfile.open(fileobj=out, mode="w|", format=tarfile.PAX_FORMAT, bufsize=1 << 16) as tar:
+    with TarWriter(out) as tar:
         for relative, seen in _kept(upper, "", lowers, points, []):
             path = os.path.join(upper, relative)
             if _is_whiteout(seen):
                 folder, name = os.path.split(relative)
-                tar.addfile(tarfile.TarInfo(os.path.join(folder, _WHITEOUT + name)))
+                tar.add(tarfile.TarInfo(os.path.join(folder, _WHITEOUT + name)))
                 continue
             transfer.add(tar, path, relative, seen, links)
             if stat.S_ISDIR(seen.st_mode) and _is_opaque(path):
-                tar.addfile(tarfile.TarInfo(os.path.join(relative, _OPAQUE_MARK)))
+                tar.add(tarfile.TarInfo(os.path.join(relative, _OPAQUE_MARK)))

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import BinaryIO, Final
 
+from pytest_containers._tar import TarWriter
 from pytest_containers.errors import PathMissing
 
 __all__ = ["OVERLAY_XATTRS", "add", "names", "pack", "unpack"]
@@ -39,13 +40,13 @@ def pack(path: str, out: BinaryIO) -> None:
         seen = f"it leads to {real}, which is not there" if real != path else "no such file or folder"
         raise PathMissing(f"no {path} in the container", seen=seen, mend="name a path that exists there")
     name = os.path.basename(path.rstrip("/")) or "."
-    with tarfile.open(fileobj=out, mode="w|", format=tarfile.PAX_FORMAT, bufsize=1 << 16) as tar:
+    with TarWriter(out) as tar:
         _pack(tar, real, name, os.lstat(real), {})
     out.flush()
 
 
 def _pack(
-    tar: tarfile.TarFile, path: str, name: str, seen: os.stat_result, links: dict[tuple[int, int], str]
+    tar: TarWriter, path: str, name: str, seen: os.stat_result, links: dict[tuple[int, int], str]
 ) -> None:
     add(tar, path, name, seen, links)
     if stat.S_ISDIR(seen.st_mode):
@@ -62,7 +63,7 @@ def names(folder: str) -> Iterator[tuple[str, os.stat_result]]:
 
 
 def add(
-    tar: tarfile.TarFile, path: str, name: str, seen: os.stat_result, links: dict[tuple[int, int], str]
+    tar: TarWriter, path: str, name: str, seen: os.stat_result, links: dict[tuple[int, int], str]
 ) -> None:
     """Write one path to *tar* as *name*, with all but what makes overlayfs an overlay.
 
@@ -78,11 +79,11 @@ def add(
             entry.type, entry.linkname = tarfile.LNKTYPE, links[inode]
         if entry.isreg():
             entry.size = seen.st_size
-            with open(path, "rb") as content:
-                tar.addfile(entry, content)
+            with open(path, "rb", buffering=0) as content:
+                tar.add(entry, content)
             links[inode] = name
         elif not stat.S_ISSOCK(seen.st_mode):
-            tar.addfile(entry)
+            tar.add(entry)
 
 
 def _described(path: str, name: str, seen: os.stat_result) -> tarfile.TarInfo:
