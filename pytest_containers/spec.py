@@ -181,7 +181,8 @@ class ContainerSpec:
     """What a test asked for, before the image's own config is laid under it.
 
     None means "as the image says". *ports* are exposed besides the image's. *tmpfs* maps a path
-    to its size in bytes (0: the kernel's default). *files* maps an absolute path to its content,
+    to its size in bytes (0: the kernel's default), no program in it may be executed unless
+    *executable_tmpfs*. *files* maps an absolute path to its content,
     written before the first process runs. *lifetime* ``"run"`` gives one container of this name
     to every process of the run, ``"owner"`` ends it with the connection that made it.
     """
@@ -196,6 +197,7 @@ class ContainerSpec:
     ports: tuple[Port, ...] = ()
     binds: tuple[Bind, ...] = ()
     tmpfs: Mapping[str, int] = field(default_factory=dict)
+    executable_tmpfs: bool = False
     files: Mapping[str, bytes] = field(default_factory=dict)
     network: str = "default"
     aliases: tuple[str, ...] = ()

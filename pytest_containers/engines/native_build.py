@@ -5,14 +5,17 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, BinaryIO, Final
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, Final, Literal
 
 from pytest_containers.engines.native_container import NativeHandle
 from pytest_containers.errors import SpecInvalid
 from pytest_containers.runtime import client, messages
-from pytest_containers.spec import ContainerSpec, ImageConfig, ImageRecord
+from pytest_containers.spec import Bind, ContainerSpec, ImageConfig, ImageRecord
 
 if TYPE_CHECKING:
     from pytest_containers.engines.native_images import NativeImages
@@ -33,10 +36,18 @@ class NativeRunner:
         self._images = images
 
     @contextlib.contextmanager
-    def open(self, layers: tuple[str, ...], command: Command | None) -> Iterator[Workspace]:
+    def open(
+        self,
+        layers: tuple[str, ...],
+        command: Command | None,
+        *,
+        storage: Literal["memory", "disk"] = "disk",
+    ) -> Iterator[Workspace]:
         """Open a workspace over the folders *layers*, oldest first; all of it is gone at its end."""
         connection = self._connect()
-        request = messages.Create(spec=self._spec(connection, command), config=ImageConfig(), layers=layers)
+        # On disk unless asked: what a step installs may be large, and is read once more as a layer.
+        spec = replace(self._spec(connection, command), storage=storage)
+        request = messages.Create(spec=spec, config=ImageConfig(), layers=layers, bare=command is None)
         created, (log,) = connection.ask(request)
         image = ImageRecord(reference="", id="", digest="", config=ImageConfig())
         handle = NativeHandle(connection, created, log, self._images, image)
@@ -45,10 +56,16 @@ class NativeRunner:
         finally:
             handle.remove()
 
+    @contextlib.contextmanager
+    def sockets(self) -> Iterator[Path]:
+        """Open a folder in the run's own."""
+        with tempfile.TemporaryDirectory(dir=self._connect().folder) as folder:
+            yield Path(folder)
+
     def _spec(self, connection: client.Connection, command: Command | None) -> ContainerSpec:
         name = f"build-{os.urandom(_NAME_BYTES).hex()}"
         if command is None:
-            return ContainerSpec(name=name, command=("/",), storage="disk")
+            return ContainerSpec(name=name, command=("/",))
         network = "default"
         if command.network == "none":
             network = _CLOSED
@@ -64,8 +81,8 @@ class NativeRunner:
             network=network,
             binds=command.binds,
             tmpfs=command.tmpfs,
-            # What a step installs may be large, and is read once more as a layer.
-            storage="disk",
+            executable_tmpfs=True,
+            privileged=command.privileged,
         )
 
 
@@ -96,6 +113,9 @@ class _NativeWorkspace:
 
     def write(self, folder: str, tar: BinaryIO) -> None:
         self._handle.tree.write(folder, tar)
+
+    def bind(self, source: str, target: str, *, read_only: bool) -> Bind:
+        return Bind(source=source, target=target, read_only=read_only, container=self._handle.id)
 
     def layer(self, into: BinaryIO) -> None:
         self._connection.tell(messages.Layer(id=self._handle.id), (into.fileno(),))

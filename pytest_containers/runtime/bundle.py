@@ -45,6 +45,7 @@ class Bundle:
     binds: tuple[Bind, ...]
     volumes: tuple[str, ...]
     tmpfs: Mapping[str, int]
+    executable_tmpfs: bool
     read_only: bool
     privileged: bool
     roots: Mapping[str, str] = field(default_factory=dict)
@@ -105,6 +106,7 @@ def bundle(spec: ContainerSpec, config: ImageConfig, container_id: str, *, held:
         binds=spec.binds,
         volumes=tuple(path for path in config.volumes if path not in covered),
         tmpfs=spec.tmpfs,
+        executable_tmpfs=spec.executable_tmpfs,
         read_only=spec.read_only,
         privileged=spec.privileged,
     )

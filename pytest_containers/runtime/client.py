@@ -90,7 +90,7 @@ def connect(folder: Path) -> Connection:
             mend="start the test run again; `pytest-containers prune` removes what is left of this one",
         ) from error
     with contextlib.ExitStack() as undo:
-        connection = Connection(channel)
+        connection = Connection(channel, folder)
         undo.callback(connection.close)
         me = os.pidfd_open(os.getpid())
         try:
@@ -117,9 +117,13 @@ class _Waiting(NamedTuple):
 
 
 class Connection:
-    """One client's way to the supervisor. Made by `connect`; what it creates ends with it."""
+    """One client's way to the supervisor. Made by `connect`; what it creates ends with it.
 
-    def __init__(self, channel: socket.socket) -> None:
+    *folder* is the run's: what lies there is swept, whoever dies.
+    """
+
+    def __init__(self, channel: socket.socket, folder: Path) -> None:
+        self.folder = folder
         self._channel = channel
         self._lock = threading.Lock()
         self._number = 0

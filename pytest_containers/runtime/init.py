@@ -204,17 +204,18 @@ def _lay(bundle: Bundle, trees: list[_Tree], points: int) -> None:
     mounts: list[tuple[str, _Tree | int]] = [*bundle.tmpfs.items(), *((tree.target, tree) for tree in trees)]
     for target, mounted in sorted(mounts, key=lambda one: posixpath.normpath(one[0]).count("/")):
         if isinstance(mounted, int):
-            _tmpfs(target, mounted, points)
+            _tmpfs(target, mounted, points, executable=bundle.executable_tmpfs)
         else:
             _attach(mounted, points)
     os.close(points)
 
 
-def _tmpfs(target: str, size_bytes: int, points: int) -> None:
+def _tmpfs(target: str, size_bytes: int, points: int, *, executable: bool) -> None:
     mountpoints.make(target, points, folder=True)
     size = f",size={size_bytes}" if size_bytes else ""
     # Docker's defaults for --tmpfs: https://docs.docker.com/engine/storage/tmpfs/
-    syscalls.mount("tmpfs", target, "tmpfs", _SECURE, f"mode=1777{size}")
+    flags = _SECURE & ~syscalls.MS_NOEXEC if executable else _SECURE
+    syscalls.mount("tmpfs", target, "tmpfs", flags, f"mode=1777{size}")
 
 
 def _attach(tree: _Tree, points: int) -> None:

@@ -166,8 +166,9 @@ class RemoveNetwork(Request[Done]):
 class Create(Request[Created]):
     """Prepare a container over *layers*, oldest first.
 
-    Where it is *leased*, the descriptor that keeps the layers from being pruned comes along, first;
-    a tar of files to write may come behind it.
+    A *bare* one has the layers' files and no more; it cannot be started. Where it is *leased*, the
+    descriptor that keeps the layers from being pruned comes along, first; a tar of files to write
+    may come behind it.
     """
 
     answer: ClassVar[type[object]] = Created
@@ -175,6 +176,7 @@ class Create(Request[Created]):
     config: ImageConfig
     layers: tuple[str, ...]
     leased: bool = False
+    bare: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -148,7 +148,9 @@ class Requests:
             endpoint = self._run.switch.endpoint(self._network(owner, spec.network))
             undo.callback(self._run.switch.release, endpoint)
             disk = os.path.join(self._run.folder, "disk", container_id[:12]) if spec.storage == "disk" else ""
-            files = snapshot.prepare(self._run.ground, container_id[:12], request.layers, disk=disk)
+            files = snapshot.prepare(
+                self._run.ground, container_id[:12], request.layers, disk=disk, bare=request.bare
+            )
             undo.callback(snapshot.discard, files)
             sandbox = Sandbox(self._run, container_id, spec, wanted, files, endpoint)
             undo.pop_all()
@@ -217,7 +219,7 @@ class Requests:
                 write = partial(
                     difference.write_layer,
                     files.upper,
-                    lowers=(*files.lowers, self._run.ground.init),
+                    lowers=(*files.lowers, files.over),
                     points=mountpoints.made(files),
                 )
                 action = partial(_into, descriptors[0], write)

@@ -46,9 +46,13 @@ _FEATURES: Final = (("redirect_dir", "off"), ("index", "off"), ("metacopy", "off
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ground:
-    """What all snapshots of a run stand on: the init layer, the host's root, device nodes, masks."""
+    """What all snapshots of a run stand on: the init layer, the host's root, device nodes, masks.
+
+    *nothing* is an empty layer.
+    """
 
     init: str
+    nothing: str
     host: str
     devices: str
     masked: tuple[str, ...]
@@ -56,7 +60,10 @@ class Ground:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
-    """One container's files. *root* is the merged view, *upper* what it changed, *etc* its own files."""
+    """One container's files. *root* is the merged view, *upper* what it changed, *etc* its own files.
+
+    *lowers* are the image's layers, *over* is ours above them: the init layer, or an empty one.
+    """
 
     folder: str
     root: str
@@ -64,6 +71,7 @@ class Snapshot:
     work: str
     etc: str
     lowers: tuple[str, ...]
+    over: str
     disk: str = ""
 
 
@@ -81,9 +89,11 @@ def lay_ground(folder: str) -> Ground:
         os.makedirs(os.path.join(init, name), 0o755)
     for name in _INIT_FILES:
         os.close(os.open(os.path.join(init, name), os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o644))
-    os.mkdir(os.path.join(folder, "c"))
+    for name in ("c", "nothing"):
+        os.mkdir(os.path.join(folder, name))
     return Ground(
         init=init,
+        nothing=os.path.join(folder, "nothing"),
         host=_host_layer(folder),
         devices=_devices(folder),
         masked=tuple(path for path in (*_MASKED, *glob.glob(_THERMAL)) if os.path.exists(path)),
@@ -115,13 +125,20 @@ def _host_layer(folder: str) -> str:
 
 
 def prepare(
-    ground: Ground, name: str, layers: tuple[str, ...], *, limit_bytes: int = 0, disk: str = ""
+    ground: Ground,
+    name: str,
+    layers: tuple[str, ...],
+    *,
+    limit_bytes: int = 0,
+    disk: str = "",
+    bare: bool = False,
 ) -> Snapshot:
     """Mount an empty layer over *layers*, oldest first; return the snapshot.
 
     *limit_bytes* caps what the container may write in memory (0: half of the machine's, as
-    tmpfs(5) has it). With *disk* what it writes lies in that folder instead. The layer ``/``
-    means the host's root. Raises HostError where the kernel refuses.
+    tmpfs(5) has it). With *disk* what it writes lies in that folder instead. A *bare* one has no
+    init layer: nothing can be started there. The layer ``/`` means the host's root. Raises
+    HostError where the kernel refuses.
     """
     folder = os.path.join(os.path.dirname(ground.init), "c", name)
     os.mkdir(folder)
@@ -141,12 +158,13 @@ def prepare(
             work=os.path.join(data, "work"),
             etc=os.path.join(folder, "etc"),
             lowers=tuple(ground.host if layer == "/" else layer for layer in layers),
+            over=ground.nothing if bare else ground.init,
             disk=disk,
         )
         for path in (snapshot.root, snapshot.upper, snapshot.work, snapshot.etc):
             os.mkdir(path, 0o755)
         _like_root_of(snapshot)
-        _mount_overlay(snapshot, (*snapshot.lowers, ground.init))
+        _mount_overlay(snapshot, (*snapshot.lowers, snapshot.over))
         undo.pop_all()
     return snapshot
 

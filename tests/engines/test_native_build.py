@@ -180,7 +180,7 @@ class _Removed:
 @pytest.mark.parametrize(
     ("line", "why"),
     [
-        ("RUN --security=insecure true", "default capabilities"),
+        ("RUN --security=insecure true", "not allowed"),
         ("RUN --network=host true", "network of its own"),
         ("ADD https://localhost/x /srv/", "not fetched"),
         ("FROM --platform=linux/s390x host", "not this machine's"),

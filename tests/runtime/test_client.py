@@ -53,10 +53,10 @@ Ends = tuple[Connection, Supervisor]
 
 
 @pytest.fixture
-def ends() -> Iterator[Ends]:
+def ends(tmp_path: Path) -> Iterator[Ends]:
     """Return a connection and what it talks to."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    connection = Connection(ours)
+    connection = Connection(ours, tmp_path)
     with theirs:
         yield connection, Supervisor(theirs)
         connection.close()

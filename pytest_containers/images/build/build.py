@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -13,8 +13,9 @@ from pytest_containers.images.build.bases import Bases
 from pytest_containers.images.build.builder import Builder, Settings
 from pytest_containers.images.build.demand import Demand, demands
 from pytest_containers.images.build.dockerfile import parse
-from pytest_containers.images.build.instruction import Run
+from pytest_containers.images.build.mounts import missing
 from pytest_containers.images.build.runner import Runner
+from pytest_containers.images.build.source import located
 from pytest_containers.images.build.stages import Plan, plan
 from pytest_containers.images.build.state import State
 from pytest_containers.images.chains import HOST
@@ -30,15 +31,15 @@ __all__ = ["build"]
 
 _REASONS: Final = (
     ("device", "devices are not handed to a build"),
-    ("insecure", "a build step never gets more than the default capabilities"),
     ("host network", "a build step has a network of its own"),
-    ("ssh", "agents are not forwarded"),
     ("http", "URLs are not fetched by ADD yet"),
     ("git", "git repositories are not fetched by ADD yet"),
     ("sctp", "there is no such transport here"),
     ("platform", "it is not this machine's, and foreign code is not emulated"),
     ("frontend", "only Docker's own syntax is known"),
 )
+# What a caller must allow, as `docker buildx build --allow` names it.
+_ALLOWED: Final[Mapping[str, str]] = {"insecure": "security.insecure", "host network": "network.host"}
 
 
 def build(
@@ -70,8 +71,7 @@ def build(
     bases = Bases(store, building, pull)
     building = _with_triggers(building, bases)
     for demand in demands(building):
-        _refuse(demand)
-    _refuse_foreign_mounts(building)
+        _refuse(demand, spec)
     created = ""
     if building.epoch_s is not None:
         moment = datetime.datetime.fromtimestamp(building.epoch_s, datetime.UTC)
@@ -83,6 +83,7 @@ def build(
         use_cache=spec.use_cache,
         created=created,
         contexts=spec.contexts,
+        ssh=spec.ssh,
     )
     state = Builder(store, runner, building, bases, settings, watch).build()
     return _name(store, state, spec)
@@ -96,21 +97,20 @@ def _with_triggers(building: Plan, bases: Bases) -> Plan:
     return building
 
 
-def _refuse(demand: Demand) -> None:
+def _refuse(demand: Demand, spec: BuildSpec) -> None:
+    """Raise SpecInvalid for a demand that cannot be met, or that the caller has not met or allowed."""
     for feature, reason in _REASONS:
         if demand.feature == feature:
             raise demand.refusal(reason)
-
-
-def _refuse_foreign_mounts(building: Plan) -> None:
-    for stage in building.stages:
-        for step in stage.steps:
-            foreign = [origin for origin in step.origins if origin.kind != "context"]
-            if isinstance(step.instruction, Run) and foreign:
-                raise SpecInvalid(
-                    f"{step.instruction.location}: a RUN cannot mount from a {foreign[0].kind}",
-                    mend="COPY --from it in a step before",
-                )
+    if demand.feature in _ALLOWED and _ALLOWED[demand.feature] not in spec.allow:
+        entitlement = _ALLOWED[demand.feature]
+        raise demand.refusal("it was not allowed", mend=f'pass allow={{"{entitlement}"}} if you trust it')
+    if demand.required:
+        with located(demand.location):
+            if demand.feature == "secret" and demand.what not in spec.secrets:
+                raise missing("secret", demand.what, spec.secrets)
+            if demand.feature == "ssh" and demand.what not in spec.ssh:
+                raise missing("ssh", demand.what, spec.ssh)
 
 
 def _name(store: Store, state: State, spec: BuildSpec) -> ImageRecord:

@@ -14,10 +14,11 @@ from pytest_containers.images.build.cache import StepCache
 from pytest_containers.images.build.contexts import Contexts
 from pytest_containers.images.build.halt import Halt
 from pytest_containers.images.build.layers import Layers
-from pytest_containers.images.build.mounts import Mounts
+from pytest_containers.images.build.mounts import Grants, Mounts
 from pytest_containers.images.build.runner import Runner
 from pytest_containers.images.build.stages import Plan
 from pytest_containers.images.build.state import State
+from pytest_containers.images.build.volumes import Volumes
 from pytest_containers.images.build.walk import StageWalk
 from pytest_containers.images.store import Store
 from pytest_containers.progress import BuildWatch
@@ -32,7 +33,7 @@ _AT_ONCE: Final = 4
 class Settings:
     """How a build is done. *use_cache* false makes every step anew; *created* stamps the history.
 
-    *contexts* are the named ones.
+    *contexts* are the named ones, *ssh* the sockets of agents by id.
     """
 
     context: Path
@@ -41,6 +42,7 @@ class Settings:
     use_cache: bool = True
     created: str = ""
     contexts: Mapping[str, str] = field(default_factory=dict)
+    ssh: Mapping[str, str] = field(default_factory=dict)
 
 
 class Builder:
@@ -57,7 +59,8 @@ class Builder:
             store, runner, cache, self._halt, use_cache=settings.use_cache, created=settings.created
         )
         contexts = Contexts(settings.context, settings.dockerfile, settings.contexts)
-        mounts = Mounts(cache, settings.context, settings.secrets)
+        grants = Grants(secrets=settings.secrets, ssh=settings.ssh)
+        mounts = Mounts(Volumes(store.root / "build" / "mounts"), grants, layers.open, runner.sockets)
         self._walk = StageWalk(
             layers, bases, contexts, mounts, self._halt, self._built, watch, epoch_s=plan.epoch_s
         )

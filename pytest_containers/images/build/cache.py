@@ -84,11 +84,5 @@ class StepCache:
         }
         write_atomic(self._path(key), json.dumps(fields).encode())
 
-    def volume(self, name: str) -> Path:
-        """Return the folder of the cache mount *name*, made where missing; it outlives every build."""
-        folder = self._folder / "mounts" / hashlib.sha256(name.encode()).hexdigest()[:32]
-        folder.mkdir(mode=0o755, parents=True, exist_ok=True)
-        return folder
-
     def _path(self, key: str) -> Path:
         return self._folder / f"{key}.json"

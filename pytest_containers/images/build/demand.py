@@ -39,11 +39,15 @@ _FRONTENDS: Final = ("docker/dockerfile", "docker.io/docker/dockerfile", "docker
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Demand:
-    """One feature, where it is asked for, and what exactly: a device, a secret's id, a URL, a platform."""
+    """One feature, where it is asked for, and what exactly: a device, a secret's id, a URL, a platform.
+
+    A secret or an agent that is not *required* may be missing.
+    """
 
     feature: Feature
     location: Location
     what: str
+    required: bool = False
 
     def refusal(self, reason: str, *, mend: str = "") -> SpecInvalid:
         """Return the error that says that it cannot be had, and why."""
@@ -99,9 +103,11 @@ def _of_run(run: Run, escape: str) -> Iterator[Demand]:
     expanded = expand(run, Scope(escape=escape)) if is_constant(run) else run
     for mount in expanded.mounts if isinstance(expanded, Run) else ():
         if mount.kind == "ssh":
-            yield Demand(feature="ssh", location=run.location, what=mount.id or "default")
+            what = mount.id or "default"
+            yield Demand(feature="ssh", location=run.location, what=what, required=mount.required)
         elif mount.kind == "secret":
-            yield Demand(feature="secret", location=run.location, what=mount.resolved("/").id)
+            what = mount.resolved("/").id
+            yield Demand(feature="secret", location=run.location, what=what, required=mount.required)
 
 
 def _of_add(add: Add) -> Iterator[Demand]:

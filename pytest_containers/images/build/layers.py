@@ -6,7 +6,7 @@ import contextlib
 import datetime
 import tempfile
 from collections.abc import Callable, Iterator
-from typing import BinaryIO, Final
+from typing import BinaryIO, Final, Literal
 
 from pytest_containers.images.build.cache import Cached, StepCache
 from pytest_containers.images.build.halt import Halt
@@ -49,11 +49,14 @@ class Layers:
         return self._created or (state.history[-1].created if state.history else "") or self.now()
 
     @contextlib.contextmanager
-    def open(self, state: State, command: Command | None) -> Iterator[Workspace]:
+    def open(
+        self, state: State | None, command: Command | None, *, storage: Literal["memory", "disk"] = "disk"
+    ) -> Iterator[Workspace]:
         """Open a workspace over the layers of *state*; it is stopped where another stage fails."""
-        folders = self._chains.stack(state.chain) if state.chain else ()
+        folders = self._chains.stack(state.chain) if state and state.chain else ()
+        layers = tuple(str(folder) for folder in folders)
         with (
-            self._runner.open(tuple(str(folder) for folder in folders), command) as workspace,
+            self._runner.open(layers, command, storage=storage) as workspace,
             self._halt.running(workspace),
         ):
             yield workspace

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import BinaryIO, Literal, Protocol
 
 from pytest_containers.spec import Bind
@@ -20,7 +21,7 @@ __all__ = ["Command", "Runner", "Workspace"]
 class Command:
     """What a RUN starts, and the world around it.
 
-    *files* maps a path to the text of an executable that is there for this command alone.
+    *tmpfs* maps a path to a size in bytes, 0 for no limit. A *privileged* one is ``--security=insecure``.
     """
 
     argv: tuple[str, ...]
@@ -29,6 +30,7 @@ class Command:
     user: str = ""
     workdir: str = "/"
     network: Literal["default", "none"] = "default"
+    privileged: bool = False
     binds: tuple[Bind, ...] = ()
     tmpfs: Mapping[str, int] = field(default_factory=dict)
 
@@ -51,6 +53,9 @@ class Workspace(Protocol):
     def write(self, folder: str, tar: BinaryIO) -> None:
         """Unpack a tar below *folder*, which is made where missing."""
 
+    def bind(self, source: str, target: str, *, read_only: bool) -> Bind:
+        """Return what shows *source* of these files to another workspace's command, at *target*."""
+
     def layer(self, into: BinaryIO) -> None:
         """Write what the step changed as a plain layer tar (image-spec, layer.md)."""
 
@@ -58,5 +63,14 @@ class Workspace(Protocol):
 class Runner(Protocol):
     """Opens workspaces."""
 
-    def open(self, layers: tuple[str, ...], command: Command | None) -> AbstractContextManager[Workspace]:
+    def open(
+        self,
+        layers: tuple[str, ...],
+        command: Command | None,
+        *,
+        storage: Literal["memory", "disk"] = "disk",
+    ) -> AbstractContextManager[Workspace]:
         """Open a workspace over the folders *layers*, oldest first; all of it is gone at its end."""
+
+    def sockets(self) -> AbstractContextManager[Path]:
+        """Open a folder for sockets, which goes at its end, or with the run where that is killed."""

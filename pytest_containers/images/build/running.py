@@ -6,87 +6,80 @@ user, folder and mounts, and the content of what is mounted.
 
 from __future__ import annotations
 
-import contextlib
-import tempfile
+import itertools
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
-from pathlib import Path
-from typing import BinaryIO, Protocol
+from dataclasses import replace
+from typing import BinaryIO
 
 from pytest_containers.errors import BuildFailed
 from pytest_containers.images.build.cache import step_key
-from pytest_containers.images.build.contexts import Contexts
-from pytest_containers.images.build.instruction import Copy, Execution, Run
+from pytest_containers.images.build.context import Context
+from pytest_containers.images.build.instruction import Run
 from pytest_containers.images.build.mount import Mount
-from pytest_containers.images.build.mounts import Mounts
-from pytest_containers.images.build.origins import Origin
+from pytest_containers.images.build.mounts import Mounts, Opens, Source
 from pytest_containers.images.build.output import StepReport, Tail
 from pytest_containers.images.build.runner import Command, Workspace
 from pytest_containers.images.build.state import State
-from pytest_containers.spec import Bind
 
-__all__ = ["Opens", "RunStep"]
-
-
-class Opens(Protocol):
-    """Opens a workspace over the layers of a state."""
-
-    def __call__(self, state: State, command: Command | None) -> AbstractContextManager[Workspace]:
-        """Return the workspace; its files are gone at its end."""
+__all__ = ["RunStep"]
 
 
 class RunStep:
-    """An expanded RUN on top of *state*; *origins* are those of its mounts."""
+    """An expanded RUN on top of *state*; *origins* are what its mounts' ``from`` mean, in their order."""
 
-    def __init__(
-        self, state: State, run: Run, origins: tuple[Origin, ...], contexts: Contexts, mounts: Mounts
-    ) -> None:
+    def __init__(self, state: State, run: Run, origins: tuple[State | Context, ...], mounts: Mounts) -> None:
         self._state = state
         self._run = run
         self._mounts = mounts
         self._workdir = state.config.workdir or "/"
         self._execution = run.execution(state.config.shell)
-        resolved = (mount.resolved(self._workdir, number) for number, mount in enumerate(run.mounts))
-        self._mounted = tuple(zip(resolved, origins, strict=True))
-        self._contexts = contexts
+        self._sources = tuple(self._resolved(origins))
+
+    def _resolved(self, origins: tuple[State | Context, ...]) -> Iterator[Source]:
+        agents = itertools.count()
+        for mount, origin in zip(self._run.mounts, origins, strict=True):
+            # Each ssh mount has a number of its own in its path.
+            resolved = mount.resolved(self._workdir, next(agents) if mount.kind == "ssh" else 0)
+            # Without from= a cache begins empty; the kinds that take no files have none.
+            used = mount.kind == "bind" or (mount.kind == "cache" and mount.origin)
+            yield Source(resolved, origin if used else None, self._run.location)
 
     @property
     def key(self) -> str:
         """The key of the step.
 
-        An argument goes into it as it is in scope, a secret's value and a proxy do not.
+        An argument goes into it as it is in scope, a secret's value and a proxy do not; nor does
+        which folder a cache mount is.
         """
-        state, execution = self._state, self._execution
+        state, execution, run = self._state, self._execution, self._run
         seen = [execution.argv, execution.script, state.scope.command_env(), self._workdir, state.config.user]
-        bound = [self._content(mount, origin) for mount, origin in self._mounted if mount.kind == "bind"]
-        mounts = [repr(mount) for mount, _ in self._mounted]
-        return step_key(state.key, "RUN", *seen, self._run.network, mounts, bound)
+        mounts = [_described(source.mount) for source in self._sources]
+        contents = [source.content for source in self._sources]
+        return step_key(state.key, "RUN", *seen, run.network, run.security, mounts, contents)
 
     @property
     def history(self) -> str:
         """What the image's history says of it."""
         return f"RUN {' '.join((*self._state.scope.history_arguments(), *self._execution.argv))}"
 
-    def _content(self, mount: Mount, origin: Origin) -> str:
-        run = self._run
-        copied = Copy(location=run.location, text=run.text, sources=(mount.source or ".",), target="/")
-        return self._contexts.of(origin).select(copied).digest
-
     def make(self, opens: Opens, report: StepReport, output: BinaryIO) -> None:
         """Run the command and write its layer. Raises BuildFailed."""
-        mounts = tuple(mount for mount, _ in self._mounted)
-        with self._mounts.prepare(mounts) as mounted, _script(self._execution) as script:
-            env = (*self._state.scope.command_env(), *self._state.scope.proxy_env())
+        state, execution = self._state, self._execution
+        script = (execution.script_path, execution.script)
+        with self._mounts.prepare(self._sources, script) as mounted:
+            env = dict(pair.split("=", 1) for pair in (*state.scope.command_env(), *state.scope.proxy_env()))
             command = Command(
-                argv=self._execution.argv,
-                env={**dict(pair.split("=", 1) for pair in env), **mounted.env},
-                user=self._state.config.user,
+                argv=execution.argv,
+                # An agent's socket gives way to an SSH_AUTH_SOCK of the image's (BuildKit, llb/exec.go).
+                env={**mounted.defaults, **env, **mounted.env},
+                user=state.config.user,
                 workdir=self._workdir,
                 network="none" if self._run.network == "none" else "default",
-                binds=(*mounted.binds, *script),
+                privileged=self._run.security == "insecure",
+                binds=mounted.binds,
                 tmpfs=mounted.tmpfs,
             )
-            with opens(self._state, command) as workspace:
+            with opens(state, command) as workspace:
                 self._execute(workspace, report.output)
                 workspace.layer(output)
 
@@ -101,14 +94,5 @@ class RunStep:
             )
 
 
-@contextlib.contextmanager
-def _script(execution: Execution) -> Iterator[tuple[Bind, ...]]:
-    """Yield the bind that shows a heredoc's program where it is executed; no layer carries it."""
-    if not execution.script_path:
-        yield ()
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "script"
-        path.write_text(execution.script)
-        path.chmod(0o755)
-        yield (Bind(source=str(path), target=execution.script_path, read_only=True),)
+def _described(mount: Mount) -> str:
+    return repr(replace(mount, id="", sharing="shared") if mount.kind == "cache" else mount)

@@ -18,6 +18,7 @@ from typing import BinaryIO
 
 from pytest_containers.images.build.bases import Bases
 from pytest_containers.images.build.cache import step_key
+from pytest_containers.images.build.context import Context
 from pytest_containers.images.build.contexts import Contexts
 from pytest_containers.images.build.expand import expand
 from pytest_containers.images.build.halt import Halt
@@ -117,10 +118,16 @@ class StageWalk:
                 return made.with_history(created, instruction.text, empty=True, author=author)
 
     def _run(self, state: State, run: Run, step: Step, report: StepReport) -> State:
-        command = RunStep(state, run, step.origins, self._contexts, self._mounts)
+        origins = tuple(map(self._origin, step.origins))
+        command = RunStep(state, run, origins, self._mounts)
         make = partial(command.make, self._layers.open, report)
         made, created = self._layers.lay(state, command.key, make, report)
         return made.with_history(created, command.history, empty=made.diff_ids == state.diff_ids)
+
+    def _origin(self, origin: Origin) -> State | Context:
+        if origin.kind == "context":
+            return self._contexts.of(origin)
+        return self._bases.state(origin, self._built)
 
     def _copy(self, state: State, copy: Copy | Add, step: Step, report: StepReport) -> State:
         origin = step.origins[0]
