@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import os
 import struct
 from types import MappingProxyType
@@ -107,6 +108,7 @@ _MOVE_MOUNT_T_SYMLINKS: Final = 0x10
 _AT_FDCWD: Final = -100
 _AT_RECURSIVE: Final = 0x8000
 _AT_EMPTY_PATH: Final = 0x1000
+_OPENAT2_TRIES: Final = 1000
 _OPEN_TREE_CLONE: Final = 1
 
 _libc: Final = ctypes.PyDLL(None, use_errno=True)
@@ -275,13 +277,17 @@ def openat2_in_root(root: int, path: str, flags: int, mode: int = 0) -> int:
     Symbolic links, absolute ones and ``..`` included, stay inside; /proc's magic links fail.
     """
     how = _OpenHow(flags=flags | os.O_CLOEXEC, mode=mode, resolve=_RESOLVE_IN_ROOT | _RESOLVE_NO_MAGICLINKS)
-    result = _libc.syscall(
-        ctypes.c_long(_SYS_OPENAT2),
-        ctypes.c_long(root),
-        os.fsencode(path),
-        ctypes.byref(how),
-        ctypes.c_size_t(24),
-    )
+    for _ in range(_OPENAT2_TRIES):
+        result = _libc.syscall(
+            ctypes.c_long(_SYS_OPENAT2),
+            ctypes.c_long(root),
+            os.fsencode(path),
+            ctypes.byref(how),
+            ctypes.c_size_t(24),
+        )
+        # Any mount or rename on the machine at the moment of a ".." (openat2(2), ERRORS, EAGAIN).
+        if result >= 0 or ctypes.get_errno() != errno.EAGAIN:
+            break
     return _checked(result, "openat2", path)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import stat
@@ -211,6 +212,29 @@ def test_openat2_stays_below_its_root(tmp_path: Path, path: str, expected: str) 
             assert file.read() == expected
     finally:
         os.close(folder)
+
+
+def test_openat2_tries_again_when_something_moved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mount or rename anywhere at the moment of a ".." is no error of the path (openat2(2), EAGAIN)."""
+    (tmp_path / "file").touch()
+    real = syscalls._libc
+
+    class Busy:
+        answers = 0
+
+        def syscall(self, *arguments: object) -> int:
+            self.answers += 1
+            if self.answers < 3:
+                ctypes.set_errno(errno.EAGAIN)
+                return -1
+            return int(real.syscall(*arguments))
+
+    busy = Busy()
+    monkeypatch.setattr(syscalls, "_libc", busy)
+    folder = os.open(tmp_path, os.O_PATH)
+    os.close(syscalls.openat2_in_root(folder, "../file", os.O_PATH))
+    os.close(folder)
+    assert busy.answers == 3
 
 
 def test_openat2_makes_a_file_and_refuses_magic(tmp_path: Path) -> None:
