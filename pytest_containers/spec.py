@@ -82,12 +82,16 @@ class Port(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Healthcheck:
-    """The image's HEALTHCHECK: *test* is ``("CMD", ...)``, ``("CMD-SHELL", line)`` or ``("NONE",)``."""
+    """The image's HEALTHCHECK: *test* is ``("CMD", ...)``, ``("CMD-SHELL", line)`` or ``("NONE",)``.
+
+    *start_interval_s* is the interval during the start period, 0.0 where the image says none.
+    """
 
     test: tuple[str, ...]
     interval_s: float = 30.0
     timeout_s: float = 30.0
     start_period_s: float = 0.0
+    start_interval_s: float = 0.0
     retries: int = 3
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, BinaryIO, Final, Literal
 from pytest_containers.engines.native_container import NativeHandle
 from pytest_containers.errors import SpecInvalid
 from pytest_containers.runtime import client, messages
-from pytest_containers.spec import Bind, ContainerSpec, ImageConfig, ImageRecord
+from pytest_containers.spec import Bind, ContainerSpec, ExitStatus, ImageConfig, ImageRecord
 
 if TYPE_CHECKING:
     from pytest_containers.engines.native_images import NativeImages
@@ -92,7 +92,7 @@ class _NativeWorkspace:
         self._handle = handle
         self._stopped = threading.Event()
 
-    def run(self, output: Callable[[bytes], None]) -> int:
+    def run(self, output: Callable[[bytes], None]) -> ExitStatus:
         self._handle.start()
         position = 0
         while True:
@@ -103,7 +103,7 @@ class _NativeWorkspace:
             for chunk in chunks:
                 output(chunk.content)
             if state.exit is not None:
-                return state.exit.code
+                return state.exit
 
     def stop(self) -> None:
         self._stopped.set()

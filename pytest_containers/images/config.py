@@ -127,6 +127,7 @@ def _read_healthcheck(run: Fields) -> Healthcheck | None:
         interval_s=fields.whole("Interval") / _NANOSECONDS or default.interval_s,
         timeout_s=fields.whole("Timeout") / _NANOSECONDS or default.timeout_s,
         start_period_s=fields.whole("StartPeriod") / _NANOSECONDS,
+        start_interval_s=fields.whole("StartInterval") / _NANOSECONDS,
         retries=fields.whole("Retries") or default.retries,
     )
 
@@ -153,13 +154,16 @@ def _run_values(config: ImageConfig) -> dict[str, object]:
 def _healthcheck_values(healthcheck: Healthcheck | None) -> dict[str, object]:
     if healthcheck is None:
         return {}
-    return {
+    values: dict[str, object] = {
         "Test": list(healthcheck.test),
         "Interval": round(healthcheck.interval_s * _NANOSECONDS),
         "Timeout": round(healthcheck.timeout_s * _NANOSECONDS),
         "StartPeriod": round(healthcheck.start_period_s * _NANOSECONDS),
         "Retries": healthcheck.retries,
     }
+    if healthcheck.start_interval_s:
+        values["StartInterval"] = round(healthcheck.start_interval_s * _NANOSECONDS)
+    return values
 
 
 def _history_values(step: History) -> Mapping[str, object]:

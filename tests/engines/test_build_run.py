@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_containers.errors import SpecInvalid
+from pytest_containers.errors import BuildFailed, ImageNotFound, RegistryError, SpecInvalid
 from tests.engines.sites import Site
 
 pytestmark = pytest.mark.kernel
@@ -193,6 +193,57 @@ def test_required_mount_is_refused_before_the_first_step(
             ssh={"deploy": "/none"},
         )
     assert caught.value.mend == mend
+
+
+def test_run_that_tells_its_secret_is_masked(site: Site) -> None:
+    """In output, error and instruction a secret's value is three stars, however it is written."""
+    secret = os.urandom(12).hex()
+    with pytest.raises(BuildFailed) as caught:
+        site.build(
+            "FROM host\nARG TOKEN\n"
+            f"RUN --mount=type=secret,id=a,env=S echo got $S; printf {secret[:9]}; printf {secret[9:]}; "
+            f"printf %.5s $S; exit 3 # {secret}\n",
+            secrets={"a": f"{secret}\n".encode()},
+        )
+    assert secret not in str(caught.value)
+    assert secret.encode() not in site.output
+    assert site.output == b"got ***\n***" + secret[:5].encode()
+
+
+@pytest.mark.parametrize(
+    ("line", "what"),
+    [
+        ("sh -c 'kill -9 $$'; exit $?", "failed with exit code 137, its last command was killed by SIGKILL"),
+        ("sh -c 'kill -11 $$'; exit $?", "failed with exit code 139, its last command was killed by SIGSEGV"),
+        ("exit 7", "failed with exit code 7"),
+        ('["/none", "x"]', "could not be started, exit code 127"),
+        ('["/etc/passwd"]', "could not be started, exit code 126"),
+    ],
+)
+def test_run_that_fails_says_how_it_ended(site: Site, line: str, what: str) -> None:
+    """The error has line, instruction, exit code and signal, also of what could not be started."""
+    with pytest.raises(BuildFailed) as caught:
+        site.build(f"FROM host\nRUN {line}\n")
+    assert caught.value.what == f"Dockerfile:2: RUN {line} {what}"
+    assert caught.value.mend
+
+
+def test_stage_with_another_name_is_proposed(site: Site) -> None:
+    """Where no image has the name of a mount's from, the stage of a like name is in the mend."""
+    with pytest.raises((ImageNotFound, RegistryError)) as caught:
+        site.build("FROM host AS maker\nFROM host\nRUN --mount=from=localhost:1/makr,target=/x true\n")
+    assert "did you mean" not in caught.value.mend
+    with pytest.raises((ImageNotFound, RegistryError)) as caught:
+        site.build("FROM host AS maker\nFROM host\nRUN --mount=from=makr,target=/x true\n")
+    assert "did you mean maker?" in caught.value.mend
+
+
+def test_healthcheck_keeps_its_start_interval(site: Site) -> None:
+    """--start-interval is in the image's config, as its other times are."""
+    site.build("FROM host\nHEALTHCHECK --start-interval=2s --start-period=1m CMD true\n")
+    check = site.engine.images.pull("made").config.healthcheck
+    assert check is not None
+    assert (check.start_interval_s, check.start_period_s, check.interval_s) == (2.0, 60.0, 30.0)
 
 
 @pytest.fixture

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from pytest_containers.errors import SpecInvalid
+from pytest_containers.errors import ImageNotFound, RegistryError, SpecInvalid
 from pytest_containers.images.build.cache import step_key
 from pytest_containers.images.build.origins import Origin
 from pytest_containers.images.build.stages import Plan
 from pytest_containers.images.build.state import State
+from pytest_containers.images.build.values import nearest
 from pytest_containers.images.chains import host_chain
 from pytest_containers.images.digest import Digest
 from pytest_containers.images.host import host_record
@@ -49,9 +50,19 @@ class Bases:
             case "host":
                 return self._host()
             case "image":
-                return self._image(self._pull(origin.name))
+                return self._image(self._pulled(origin.name))
             case _:
                 raise SpecInvalid(f"there is no context named {origin.name or 'context'}")
+
+    def _pulled(self, name: str) -> ImageRecord:
+        """Return an image; where nobody has it, a stage of a like name may have been meant."""
+        try:
+            return self._pull(name)
+        except (ImageNotFound, RegistryError) as error:
+            found = nearest(name, (stage.name for stage in self._plan.everything if stage.name))
+            if not found:
+                raise
+            raise type(error)(error.what, seen=error.seen, mend=f"{found} or: {error.mend}") from error
 
     def triggers(self, origin: Origin) -> tuple[str, ...]:
         """Return the ONBUILD instructions of an image; they run once and no further image inherits them."""

@@ -12,7 +12,7 @@ from typing import Final, Literal
 
 from pytest_containers.errors import SpecInvalid
 from pytest_containers.images.build.expand import expand, is_constant
-from pytest_containers.images.build.instruction import Add, Expose, Healthcheck, Run
+from pytest_containers.images.build.instruction import Add, Expose, Run
 from pytest_containers.images.build.remote import GitSource, read_remote
 from pytest_containers.images.build.source import Location
 from pytest_containers.images.build.stages import Plan, Step
@@ -31,7 +31,6 @@ Feature = Literal[
     "sctp",
     "platform",
     "frontend",
-    "start interval",
 ]
 
 _FRONTENDS: Final = ("docker/dockerfile", "docker.io/docker/dockerfile", "docker/dockerfile-upstream")
@@ -88,9 +87,6 @@ def _of_step(step: Step, escape: str) -> Iterator[Demand]:
             for port in instruction.ports:
                 if port.lower().endswith("/sctp"):
                     yield Demand(feature="sctp", location=instruction.location, what=port)
-        case Healthcheck() if instruction.start_interval_s:
-            what = f"{instruction.start_interval_s:g}s"
-            yield Demand(feature="start interval", location=instruction.location, what=what)
 
 
 def _of_run(run: Run, escape: str) -> Iterator[Demand]:

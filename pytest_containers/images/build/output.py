@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final, Literal
 
 from pytest_containers.progress import BuildEvent, BuildWatch
 
-__all__ = ["StepReport", "Tail"]
+__all__ = ["Mask", "StepReport", "Tail"]
 
 _KEPT_BYTES: Final = 1 << 14
 _LINES: Final = 20
+_SECRET_BYTES: Final = 4
+_LINE_BYTES: Final = 8
 
 
 class StepReport:
@@ -41,6 +44,54 @@ class StepReport:
     ) -> None:
         passed = time.monotonic() - self._began
         self._watch(BuildEvent(step=self._step, kind=kind, output=output, duration_s=passed))
+
+
+class Mask:
+    """Hands pieces of output on with ``***`` for each secret, or each longer line of one.
+
+    The form is that of CI systems; a value of less than four bytes is no secret that a mask could
+    keep. What may be the beginning of a secret waits for the piece that follows it.
+    """
+
+    def __init__(self, onward: Callable[[bytes], None], secrets: Iterable[bytes]) -> None:
+        self._onward = onward
+        words = {
+            word
+            for secret in secrets
+            for word in (secret.strip(), *(line for line in secret.splitlines() if len(line) >= _LINE_BYTES))
+            if len(word) >= _SECRET_BYTES
+        }
+        self._words = sorted(words, key=len, reverse=True)
+        self._pattern = re.compile(b"|".join(map(re.escape, self._words)))
+        self._waiting = b""
+
+    def add(self, piece: bytes) -> None:
+        """Take a piece as it was written."""
+        if not self._words:
+            self._onward(piece)
+            return
+        whole = self._masked(self._waiting + piece)
+        most = min(len(self._words[0]) - 1, len(whole))
+        waiting = next((n for n in range(most, 0, -1) if self._may_begin(whole[-n:])), 0)
+        told, self._waiting = whole[: len(whole) - waiting], whole[len(whole) - waiting :]
+        if told:
+            self._onward(told)
+
+    def end(self) -> None:
+        """Hand on what still waits."""
+        if self._waiting:
+            self._onward(self._waiting)
+        self._waiting = b""
+
+    def text(self, text: str) -> str:
+        """Return *text* with the same masks."""
+        return self._masked(text.encode("utf-8", "surrogateescape")).decode("utf-8", "surrogateescape")
+
+    def _masked(self, content: bytes) -> bytes:
+        return self._pattern.sub(b"***", content) if self._words else content
+
+    def _may_begin(self, end: bytes) -> bool:
+        return any(word.startswith(end) for word in self._words)
 
 
 class Tail:

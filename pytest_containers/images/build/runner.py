@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, Literal, Protocol
 
-from pytest_containers.spec import Bind
+from pytest_containers.spec import Bind, ExitStatus
 
 __all__ = ["Command", "Runner", "Workspace"]
 
@@ -38,8 +38,8 @@ class Command:
 class Workspace(Protocol):
     """The files of one step, and its command."""
 
-    def run(self, output: Callable[[bytes], None]) -> int:
-        """Run the command the workspace was opened with; hand on its output, return its exit code.
+    def run(self, output: Callable[[bytes], None]) -> ExitStatus:
+        """Run the command the workspace was opened with; hand on its output, return how it ended.
 
         Raises CommandNotFound and its kin where it cannot be executed.
         """

@@ -7,19 +7,21 @@ user, folder and mounts, and the content of what is mounted.
 from __future__ import annotations
 
 import itertools
+import signal
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import BinaryIO
 
-from pytest_containers.errors import BuildFailed
+from pytest_containers.errors import BuildFailed, StartError
 from pytest_containers.images.build.cache import step_key
 from pytest_containers.images.build.context import Context
 from pytest_containers.images.build.instruction import Run
 from pytest_containers.images.build.mount import Mount
 from pytest_containers.images.build.mounts import Mounts, Opens, Source
-from pytest_containers.images.build.output import StepReport, Tail
+from pytest_containers.images.build.output import Mask, StepReport, Tail
 from pytest_containers.images.build.runner import Command, Workspace
 from pytest_containers.images.build.state import State
+from pytest_containers.spec import ExitStatus
 
 __all__ = ["RunStep"]
 
@@ -85,13 +87,50 @@ class RunStep:
 
     def _execute(self, workspace: Workspace, output: Callable[[bytes], None]) -> None:
         tail = Tail(output)
-        code = workspace.run(tail.add)
-        if code:
+        mask = Mask(tail.add, self._secrets())
+        try:
+            status = workspace.run(mask.add)
+        except StartError as error:
             raise BuildFailed(
-                f"{self._run.location}: {self._run.text.splitlines()[0]} failed with exit code {code}",
+                f"{self._shown(mask)} could not be started, exit code {error.exit_code}",
+                seen=mask.text(f"{error.what}: {error.seen}" if error.seen else error.what),
+                mend=error.mend,
+            ) from None  # it may tell of what is masked
+        finally:
+            mask.end()
+        if status.code:
+            raise BuildFailed(
+                f"{self._shown(mask)} failed with {_ended(status)}",
                 seen=tail.text() or "it wrote nothing",
-                mend="its output says why; run the same line in a container of the layers before it",
+                mend=_mend(status),
             )
+
+    def _shown(self, mask: Mask) -> str:
+        return f"{self._run.location}: {mask.text(self._run.text.splitlines()[0])}"
+
+    def _secrets(self) -> Iterator[bytes]:
+        for source in self._sources:
+            if source.mount.kind == "secret":
+                yield self._mounts.secrets.get(source.mount.id, b"")
+
+
+def _ended(status: ExitStatus) -> str:
+    """Return the words for an end: the exit code, and the signal where it was one (signal(7))."""
+    # A shell tells of a child's signal by its own exit code (sh(1), "EXIT STATUS").
+    number = status.signal or status.code - 128
+    try:
+        name = signal.Signals(number).name
+    except ValueError:
+        return f"exit code {status.code}"
+    killer = "killed" if status.signal else "its last command was killed"
+    cause = ": out of memory" if status.oom_killed else ""
+    return f"exit code {status.code}, {killer} by {name}{cause}"
+
+
+def _mend(status: ExitStatus) -> str:
+    if status.oom_killed or status.code == 128 + signal.SIGKILL:
+        return "the machine may be out of memory (dmesg tells): give it more, or let the command take less"
+    return "its output says why; run the same line in a container of the layers before it"
 
 
 def _described(mount: Mount) -> str:

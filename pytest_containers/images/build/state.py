@@ -136,5 +136,6 @@ def _healthcheck(instruction: Healthcheck) -> HealthcheckConfig:
         interval_s=instruction.interval_s or _INTERVAL_S,
         timeout_s=instruction.timeout_s or _INTERVAL_S,
         start_period_s=instruction.start_period_s,
+        start_interval_s=instruction.start_interval_s,
         retries=instruction.retries or _RETRIES,
     )
