@@ -18,11 +18,12 @@ from pathlib import Path
 from typing import Final
 
 from pytest_containers._files import locked, remove_tree, try_lock
+from pytest_containers.images.build.volumes import Volume, Volumes
 from pytest_containers.images.digest import Digest
 from pytest_containers.images.manifest import Descriptor
 from pytest_containers.images.store import REF_NAME, Store
 
-__all__ = ["Holder", "Pruned", "clear_trash", "collect", "holders", "leftovers", "removing"]
+__all__ = ["Holder", "Pruned", "clear_trash", "collect", "holders", "leftovers", "mounted", "removing"]
 
 _CACHE: Final = "build"
 _TRASH: Final = "trash"
@@ -33,11 +34,15 @@ _DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128}")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pruned:
-    """What was removed, or would be: *names* of images, blobs, chains, and the room they took."""
+    """What was removed, or would be: *names* of images, blobs, chains, and the room they took.
+
+    *volumes* are the folders of cache mounts.
+    """
 
     names: tuple[str, ...] = ()
     blobs: tuple[Digest, ...] = ()
     chains: tuple[str, ...] = ()
+    volumes: tuple[str, ...] = ()
     size_bytes: int = 0
 
 
@@ -45,7 +50,8 @@ class Pruned:
 class Holder:
     """One thing that keeps content: an image by its names, or an entry of a cache by its file.
 
-    *used* is the time of its last use, in seconds since the epoch.
+    *used* is the time of the last use, in seconds since the epoch. A cache mount holds nothing but
+    itself, *volume*.
     """
 
     contents: frozenset[str]
@@ -53,6 +59,7 @@ class Holder:
     digest: Digest | None = None
     entries: tuple[Descriptor, ...] = ()
     path: Path | None = None
+    volume: Volume | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -81,6 +88,13 @@ def holders(store: Store) -> tuple[Holder, ...]:
     return (*images, *_cached(store.root / _CACHE))
 
 
+def mounted(store: Store) -> tuple[Holder, ...]:
+    """Return every cache mount."""
+    return tuple(
+        Holder(contents=frozenset(), used=volume.used, volume=volume) for volume in _volumes(store).all()
+    )
+
+
 def collect(store: Store, doomed: Iterable[Holder] = (), *, among: frozenset[str] | None = None) -> Pruned:
     """Remove *doomed* holders that no lease covers, and then the content that nobody needs.
 
@@ -101,7 +115,12 @@ def collect(store: Store, doomed: Iterable[Holder] = (), *, among: frozenset[str
             # Another may have removed a damaged one by now.
             with suppress(FileNotFoundError):
                 os.rename(path, trash / uuid.uuid4().hex)
-    return Pruned(names=names, blobs=blobs, chains=chains, size_bytes=size_bytes)
+    volumes = [
+        one
+        for one in _volumes_of(free)
+        if _volumes(store).remove(one.path, store.root / _TRASH / uuid.uuid4().hex)
+    ]
+    return _pruned(names, blobs, chains, size_bytes, volumes)
 
 
 def removing(store: Store, doomed: Iterable[Holder]) -> Pruned:
@@ -113,8 +132,32 @@ def removing(store: Store, doomed: Iterable[Holder]) -> Pruned:
         blobs, chains, size_bytes = _unneeded(
             store, leased.union(*(holder.contents for holder in kept)), None
         )
-    names = sorted(name for holder in free for name in holder.names)
-    return Pruned(names=tuple(names), blobs=blobs, chains=chains, size_bytes=size_bytes)
+    names = tuple(sorted(name for holder in free for name in holder.names))
+    return _pruned(names, blobs, chains, size_bytes, _volumes_of(free))
+
+
+def _pruned(
+    names: tuple[str, ...],
+    blobs: tuple[Digest, ...],
+    chains: tuple[str, ...],
+    size_bytes: int,
+    volumes: list[Volume],
+) -> Pruned:
+    return Pruned(
+        names=names,
+        blobs=blobs,
+        chains=chains,
+        volumes=tuple(volume.path.name for volume in volumes),
+        size_bytes=size_bytes + sum(volume.size_bytes for volume in volumes),
+    )
+
+
+def _volumes(store: Store) -> Volumes:
+    return Volumes(store.root / _CACHE / "mounts")
+
+
+def _volumes_of(found: Iterable[Holder]) -> list[Volume]:
+    return [holder.volume for holder in found if holder.volume is not None]
 
 
 def clear_trash(store: Store) -> None:
@@ -130,6 +173,7 @@ def leftovers(store: Store) -> None:
         # Content of unknown digest is locked itself; a download by its digest's lock.
         lock = path if path.name.startswith("new-") else _locks(store) / f"{path.name}.lock"
         _delete_free(path, lock)
+    _volumes(store).clear()
     for path in (store.root / "chains").glob("*/.*.unpacking"):
         name = path.name.removeprefix(".").removesuffix(".unpacking")
         _delete_free(path, _locks(store) / f"chain-{name}.lock")

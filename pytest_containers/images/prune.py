@@ -13,6 +13,7 @@ from pytest_containers.images.garbage import (
     collect,
     holders,
     leftovers,
+    mounted,
     removing,
 )
 from pytest_containers.images.reference import Reference
@@ -29,13 +30,14 @@ def prune(
     keep: Iterable[Reference | Digest] = (),
     dry_run: bool = False,
 ) -> Pruned:
-    """Remove images that were not used for *older_than_s* seconds, then as many more as it takes.
+    """Remove images and cache mounts unused for *older_than_s* seconds, then as many more as it takes.
 
-    *max_bytes* is what blobs and unpacked layers may take together; the least recently used go
-    first. With neither, every image stays and only garbage goes: content that no image and no
-    build cache needs, and what killed processes left. *keep* names images, or manifests by digest,
-    that stay in any case. What a living process leases stays, too. Safe beside processes that pull,
-    unpack and prune. With *dry_run* nothing is changed.
+    *max_bytes* is what blobs, unpacked layers and the cache mounts of builds may take together; the
+    least recently used go first, and a mount that a command has never. With neither, every image
+    stays and only garbage goes: content that no image and no build cache needs, and what killed
+    processes left. *keep* names images, or manifests by digest, that stay in any case. What a
+    living process leases stays, too. Safe beside processes that pull, unpack and prune. With
+    *dry_run* nothing is changed.
     """
     doomed = _doomed(store, older_than_s, max_bytes, frozenset(str(name) for name in keep))
     if dry_run:
@@ -52,8 +54,11 @@ def _doomed(
     """Return what is to go, the least recently used first."""
     with store.leases.gate(alone=True):
         leased = store.leases.covered()
-    found = sorted(holders(store), key=lambda holder: holder.used)
+    if older_than_s is None and max_bytes is None:
+        return ()
+    found = sorted((*holders(store), *mounted(store)), key=lambda holder: holder.used)
     movable = [h for h in found if not {*h.names, h.digest} & keep and h.digest not in leased]
+    movable = [h for h in movable if h.volume is None or not h.volume.in_use]
     doomed: list[Holder] = []
     if older_than_s is not None:
         oldest = time.time() - older_than_s
@@ -61,7 +66,8 @@ def _doomed(
     if max_bytes is not None:
         kept = [holder for holder in found if holder not in doomed]
         for holder in [h for h in movable if h not in doomed]:
-            if _size(store, leased.union(*(h.contents for h in kept))) <= max_bytes:
+            volumes = sum(h.volume.size_bytes for h in kept if h.volume)
+            if volumes + _size(store, leased.union(*(h.contents for h in kept))) <= max_bytes:
                 break
             kept.remove(holder)
             doomed.append(holder)

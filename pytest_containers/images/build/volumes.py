@@ -17,6 +17,7 @@ import itertools
 import os
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -24,10 +25,20 @@ from pytest_containers._files import locked, remove_tree
 from pytest_containers.errors import EngineError
 from pytest_containers.images.build.mount import Sharing
 
-__all__ = ["Volumes"]
+__all__ = ["Volume", "Volumes"]
 
 _PATIENCE_S: Final = 3600.0
 _POLL_S: Final = 0.05
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Volume:
+    """One folder behind a cache mount: the time of its last use, its bytes, whether a command has it."""
+
+    path: Path
+    used: float
+    size_bytes: int
+    in_use: bool
 
 
 class Volumes:
@@ -51,26 +62,50 @@ class Volumes:
                     self._make(path, fill)
             yield path
 
+    def all(self) -> Iterator[Volume]:
+        """Yield every folder."""
+        for path in sorted(self._folder.glob("*")):
+            if path.name.startswith(".") or not path.is_dir():
+                continue
+            with contextlib.ExitStack() as scope, contextlib.suppress(FileNotFoundError):
+                lock = os.open(_lock(path), os.O_RDWR | os.O_CLOEXEC)
+                scope.callback(os.close, lock)
+                size_bytes = sum(_sizes(path))
+                in_use = not _try(lock, fcntl.LOCK_EX)
+                yield Volume(path=path, used=os.fstat(lock).st_mtime, size_bytes=size_bytes, in_use=in_use)
+
+    def remove(self, path: Path, into: Path) -> bool:
+        """Move a folder to *into*; tell whether it was so, for one in use stays."""
+        with contextlib.ExitStack() as scope, contextlib.suppress(FileNotFoundError):
+            lock = os.open(_lock(path), os.O_RDWR | os.O_CLOEXEC)
+            scope.callback(os.close, lock)
+            if _try(lock, fcntl.LOCK_EX):
+                path.rename(into)
+                _lock(path).unlink()
+                return True
+        return False
+
+    def clear(self) -> None:
+        """Delete what a process left that was killed while it made a folder."""
+        if (self._folder / ".making").exists():
+            with locked(self._folder / "making.lock"):
+                remove_tree(self._folder / ".making")
+
     def _claim(self, name: str, sharing: Sharing, scope: contextlib.ExitStack) -> Path:
         if sharing != "private":
             path = self._folder / name
-            descriptor = self._open(path, scope)
-            _wait(descriptor, path, fcntl.LOCK_EX if sharing == "locked" else fcntl.LOCK_SH)
+            how = fcntl.LOCK_EX if sharing == "locked" else fcntl.LOCK_SH
+            deadline = time.monotonic() + _PATIENCE_S
+            while not _claimed(path, how, scope):
+                if time.monotonic() > deadline:
+                    raise _busy(path)
+                time.sleep(_POLL_S)
             return path
         for number in itertools.count():
             path = self._folder / (f"{name}-{number}" if number else name)
-            with contextlib.ExitStack() as undo:
-                if _try(self._open(path, undo), fcntl.LOCK_EX):
-                    scope.push(undo.pop_all())
-                    return path
+            if _claimed(path, fcntl.LOCK_EX, scope):
+                return path
         raise AssertionError  # the numbers do not end
-
-    def _open(self, path: Path, scope: contextlib.ExitStack) -> int:
-        lock = path.with_name(f"{path.name}.lock")
-        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        scope.callback(os.close, descriptor)
-        os.utime(descriptor)
-        return descriptor
 
     def _make(self, path: Path, fill: Callable[[Path], None]) -> None:
         made = self._folder / ".making"
@@ -81,16 +116,36 @@ class Volumes:
         made.rmdir()
 
 
-def _wait(descriptor: int, path: Path, how: int) -> None:
-    deadline = time.monotonic() + _PATIENCE_S
-    while not _try(descriptor, how):
-        if time.monotonic() > deadline:
-            raise EngineError(
-                f"the cache mount {path} stayed in use for {_PATIENCE_S:g} s",
-                seen="another process holds its lock",
-                mend="end that build, or leave sharing=locked out",
-            )
-        time.sleep(_POLL_S)
+def _lock(path: Path) -> Path:
+    return path.with_name(f"{path.name}.lock")
+
+
+def _claimed(path: Path, how: int, scope: contextlib.ExitStack) -> bool:
+    """Take the lock of a folder for as long as *scope*, and count it as used; tell whether it was free."""
+    with contextlib.ExitStack() as undo:
+        descriptor = os.open(_lock(path), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        undo.callback(os.close, descriptor)
+        # A prune may have removed the file in the moment before it was locked.
+        if not _try(descriptor, how) or not os.fstat(descriptor).st_nlink:
+            return False
+        os.utime(descriptor)
+        scope.push(undo.pop_all())
+    return True
+
+
+def _busy(path: Path) -> EngineError:
+    return EngineError(
+        f"the cache mount {path} stayed in use for {_PATIENCE_S:g} s",
+        seen="another process holds its lock",
+        mend="end that build, or leave sharing=locked out",
+    )
+
+
+def _sizes(folder: Path) -> Iterator[int]:
+    for where, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                yield os.lstat(os.path.join(where, name)).st_size
 
 
 def _try(descriptor: int, how: int) -> bool:
