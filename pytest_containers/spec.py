@@ -185,10 +185,11 @@ class ContainerSpec:
     """What a test asked for, before the image's own config is laid under it.
 
     None means "as the image says". *ports* are exposed besides the image's. *tmpfs* maps a path
-    to its size in bytes (0: the kernel's default), no program in it may be executed unless
-    *executable_tmpfs*. *files* maps an absolute path to its content,
+    to its size in bytes (0: the kernel's default). *files* maps an absolute path to its content,
     written before the first process runs. *lifetime* ``"run"`` gives one container of this name
-    to every process of the run, ``"owner"`` ends it with the connection that made it.
+    to every process of the run, ``"owner"`` ends it with the connection that made it. A
+    *build_step* has the world of a RUN where that is not `docker run`'s: no variable HOSTNAME, no
+    name or address of its own in /etc/hosts, programs may be executed in a tmpfs.
     """
 
     name: str
@@ -201,7 +202,6 @@ class ContainerSpec:
     ports: tuple[Port, ...] = ()
     binds: tuple[Bind, ...] = ()
     tmpfs: Mapping[str, int] = field(default_factory=dict)
-    executable_tmpfs: bool = False
     files: Mapping[str, bytes] = field(default_factory=dict)
     network: str = "default"
     aliases: tuple[str, ...] = ()
@@ -217,6 +217,7 @@ class ContainerSpec:
     stop_timeout_s: float = 10.0
     storage: Literal["memory", "disk"] = "memory"
     lifetime: Literal["owner", "run"] = "owner"
+    build_step: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

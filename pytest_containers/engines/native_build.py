@@ -81,7 +81,7 @@ class NativeRunner:
             network=network,
             binds=command.binds,
             tmpfs=command.tmpfs,
-            executable_tmpfs=True,
+            build_step=True,
             privileged=command.privileged,
         )
 

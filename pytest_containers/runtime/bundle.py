@@ -45,7 +45,7 @@ class Bundle:
     binds: tuple[Bind, ...]
     volumes: tuple[str, ...]
     tmpfs: Mapping[str, int]
-    executable_tmpfs: bool
+    build_step: bool
     read_only: bool
     privileged: bool
     roots: Mapping[str, str] = field(default_factory=dict)
@@ -90,7 +90,7 @@ def bundle(spec: ContainerSpec, config: ImageConfig, container_id: str, *, held:
     *held* is the mask of the capabilities that there are to give. Raises SpecInvalid, HostError.
     """
     hostname = spec.hostname or container_id[:12]
-    base = (f"PATH={DEFAULT_PATH}", f"HOSTNAME={hostname}")
+    base = (f"PATH={DEFAULT_PATH}", *(() if spec.build_step else (f"HOSTNAME={hostname}",)))
     covered = {*(bind.target for bind in spec.binds), *spec.tmpfs}
     mask = capabilities.resolve(spec.cap_add, spec.cap_drop, privileged=spec.privileged)
     return Bundle(
@@ -106,7 +106,7 @@ def bundle(spec: ContainerSpec, config: ImageConfig, container_id: str, *, held:
         binds=spec.binds,
         volumes=tuple(path for path in config.volumes if path not in covered),
         tmpfs=spec.tmpfs,
-        executable_tmpfs=spec.executable_tmpfs,
+        build_step=spec.build_step,
         read_only=spec.read_only,
         privileged=spec.privileged,
     )

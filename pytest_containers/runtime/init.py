@@ -204,7 +204,7 @@ def _lay(bundle: Bundle, trees: list[_Tree], points: int) -> None:
     mounts: list[tuple[str, _Tree | int]] = [*bundle.tmpfs.items(), *((tree.target, tree) for tree in trees)]
     for target, mounted in sorted(mounts, key=lambda one: posixpath.normpath(one[0]).count("/")):
         if isinstance(mounted, int):
-            _tmpfs(target, mounted, points, executable=bundle.executable_tmpfs)
+            _tmpfs(target, mounted, points, executable=bundle.build_step)
         else:
             _attach(mounted, points)
     os.close(points)

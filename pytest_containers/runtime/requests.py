@@ -273,12 +273,17 @@ def _names(sandbox: Sandbox) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name.lower() for name in wanted))
 
 
+def _own_names(sandbox: Sandbox) -> str:
+    return " ".join(dict.fromkeys((sandbox.bundle.hostname, sandbox.spec.name)))
+
+
 def _write_etc(sandbox: Sandbox) -> None:
     """Write the files that the start recipe binds over the image's (hosts(5), resolv.conf(5))."""
     endpoint, hostname = sandbox.endpoint, sandbox.bundle.hostname
-    own = " ".join(dict.fromkeys((hostname, sandbox.spec.name)))
+    own = "" if sandbox.spec.build_step else f"{endpoint.ip} {_own_names(sandbox)}\n"
+    local = f" {hostname}" if sandbox.spec.build_step else ""
     contents = {
-        "hosts": f"127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n{endpoint.ip} {own}\n",
+        "hosts": f"127.0.0.1 localhost{local}\n::1 localhost ip6-localhost ip6-loopback\n{own}",
         "hostname": f"{hostname}\n",
         "resolv.conf": f"nameserver {endpoint.gateway}\nsearch .\n",
     }

@@ -246,6 +246,17 @@ def test_healthcheck_keeps_its_start_interval(site: Site) -> None:
     assert (check.start_interval_s, check.start_period_s, check.interval_s) == (2.0, 60.0, 30.0)
 
 
+def test_run_has_the_world_of_buildkit(site: Site) -> None:
+    """Nothing in a RUN's world differs from build to build: no HOSTNAME, address or random name."""
+    site.build("FROM host\nRUN env | cut -d= -f1 | sort; hostname; cat /etc/hosts\n", use_cache=False)
+    assert site.output.decode().splitlines() == [
+        *("HOME", "PATH", "PWD"),
+        "buildkitsandbox",
+        "127.0.0.1 localhost buildkitsandbox",
+        "::1 localhost ip6-localhost ip6-loopback",
+    ]
+
+
 @pytest.fixture
 def agent(tmp_path: Path) -> Iterator[str]:
     """Return the socket of an ssh-agent that holds one key, named pytest."""

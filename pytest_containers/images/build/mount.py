@@ -67,9 +67,9 @@ class Mount:
         Raises SpecInvalid for the target ``/``, and an ssh mount with a source.
         """
         if self.kind == "secret":
-            return self._secret()
+            return self._secret(workdir)
         if self.kind == "ssh":
-            return self._ssh(ordinal)
+            return self._ssh(workdir, ordinal)
         target = posixpath.normpath(posixpath.join("/", workdir, self.target)).replace("//", "/", 1)
         if target == "/":
             raise SpecInvalid("a mount cannot have the target /", mend="mount it at a folder below")
@@ -79,7 +79,7 @@ class Mount:
         mode = 0o755 if self.mode is None else self.mode
         return replace(self, target=target, id=name, mode=mode, uid=self.uid or 0, gid=self.gid or 0)
 
-    def _secret(self) -> Mount:
+    def _secret(self, workdir: str) -> Mount:
         name = self.source or self.id or posixpath.basename(self.target)
         if not name:
             raise SpecInvalid("a secret mount has no name", mend="write --mount=type=secret,id=NAME")
@@ -90,20 +90,20 @@ class Mount:
             self,
             id=name,
             source="",
-            target=posixpath.join("/", target) if target else "",
+            target=posixpath.join("/", workdir, target) if target else "",
             env=name if self.env == "" else self.env,
             mode=0o400 if self.mode is None else self.mode,
             uid=self.uid or 0,
             gid=self.gid or 0,
         )
 
-    def _ssh(self, ordinal: int) -> Mount:
+    def _ssh(self, workdir: str, ordinal: int) -> Mount:
         if self.source:
             raise SpecInvalid("an ssh mount takes no source", mend="name the agent by id=")
         return replace(
             self,
             id=self.id or "default",
-            target=posixpath.join("/", self.target or f"{_AGENTS}.{ordinal}"),
+            target=posixpath.join("/", workdir, self.target or f"{_AGENTS}.{ordinal}"),
             mode=0o600 if self.mode is None else self.mode,
             uid=self.uid or 0,
             gid=self.gid or 0,

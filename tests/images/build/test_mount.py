@@ -184,7 +184,7 @@ def test_cache_mount_is_named_by_its_target(text: str, name: str, mode: int) -> 
         ("type=secret,source=k", "k", "/run/secrets/k", None),
         ("type=secret,id=a/k", "a/k", "/run/secrets/k", None),
         ("type=secret,target=/etc/k", "k", "/etc/k", None),
-        ("type=secret,id=k,target=etc/k", "k", "/etc/k", None),
+        ("type=secret,id=k,target=etc/k", "k", "/w/etc/k", None),
         ("type=secret,id=k,env=K", "k", "", "K"),
         ("type=secret,id=k,env=", "k", "", "k"),
         ("type=secret,id=k,env=K,target=/k", "k", "/k", "K"),
