@@ -47,7 +47,13 @@ class NativeRunner:
         connection = self._connect()
         # On disk unless asked: what a step installs may be large, and is read once more as a layer.
         spec = replace(self._spec(connection, command), storage=storage)
-        request = messages.Create(spec=spec, config=ImageConfig(), layers=layers, bare=command is None)
+        request = messages.Create(
+            spec=spec,
+            config=ImageConfig(),
+            layers=layers,
+            bare=command is None,
+            host_network=command is not None and command.network == "host",
+        )
         created, (log,) = connection.ask(request)
         image = ImageRecord(reference="", id="", digest="", config=ImageConfig())
         handle = NativeHandle(connection, created, log, self._images, image)

@@ -37,7 +37,8 @@ class Bundle:
     """A container to be: its first process and the world around it.
 
     *volumes* are the paths that the image declares and the test has laid nothing over. *roots* are
-    the roots of the containers that *binds* are from, by id.
+    the roots of the containers that *binds* are from, by id. With *host_network* there is no
+    network namespace of its own.
     """
 
     process: Process
@@ -48,6 +49,7 @@ class Bundle:
     build_step: bool
     read_only: bool
     privileged: bool
+    host_network: bool = False
     roots: Mapping[str, str] = field(default_factory=dict)
 
 

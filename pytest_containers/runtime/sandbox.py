@@ -38,7 +38,7 @@ _MESSAGE_BYTES: Final = 1 << 16
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """What every sandbox of the run shares."""
+    """What every sandbox of the run shares; two descriptors: our network namespace and the host's."""
 
     folder: str
     loop: Loop
@@ -46,6 +46,8 @@ class Run:
     ground: Ground
     last_capability: int
     held_capabilities: int
+    network: int
+    hosts_network: int
 
 
 class Sandbox:
@@ -211,19 +213,34 @@ def start(sandbox: Sandbox) -> Recipe[None]:
         theirs.callback(os.close, null)
         if sandbox.seed >= 0:
             os.lseek(sandbox.seed, 0, os.SEEK_SET)
-        child = syscalls.clone(_NAMESPACES)
+        child = _clone(sandbox)
         if child.pid == 0:
             process.take_descriptors(null, out_theirs, err_theirs, sync.fileno(), sandbox.seed)
             init.enter(sandbox.bundle, sandbox.snapshot, run.ground, last_capability=run.last_capability)
         undo.callback(discard_child, child)
         theirs.close()
-        _connect(sandbox, child, ours)
+        if not sandbox.bundle.host_network:
+            _connect(sandbox, child, ours)
         yield Wait(ours.fileno())
         raise_if_failed(ours)
         sandbox.follow(((out, "stdout"), (err, "stderr")))
         sandbox.born(child)
         undo.pop_all()
     sandbox.forget_seed()
+
+
+def _clone(sandbox: Sandbox) -> syscalls.Child:
+    """Clone the child; one on the host's network inherits it from us, who go there for that moment."""
+    if not sandbox.bundle.host_network:
+        return syscalls.clone(_NAMESPACES)
+    syscalls.setns(sandbox.run.hosts_network, syscalls.CLONE_NEWNET)
+    child = None
+    try:
+        child = syscalls.clone(_NAMESPACES & ~syscalls.CLONE_NEWNET)
+    finally:
+        if child is None or child.pid:
+            syscalls.setns(sandbox.run.network, syscalls.CLONE_NEWNET)
+    return child
 
 
 def _connect(sandbox: Sandbox, child: syscalls.Child, ours: socket.socket) -> None:

@@ -81,6 +81,7 @@ def _begin(folder: str) -> tuple[Run, syscalls.Child]:
     ground = snapshot.lay_ground(os.path.join(folder, "ground"))
     control, helper = _fork_gateway()
     host = Host()
+    hosts_network = _own_network()
     syscalls.unshare(syscalls.CLONE_NEWNET)
     switch = Switch.open(host, line=Line(control), routed=os.geteuid() == 0)
     host.close()
@@ -91,7 +92,13 @@ def _begin(folder: str) -> tuple[Run, syscalls.Child]:
         ground=ground,
         last_capability=last_capability,
         held_capabilities=capabilities.held(),
+        network=_own_network(),
+        hosts_network=hosts_network,
     ), helper
+
+
+def _own_network() -> int:
+    return os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
 
 
 def _fork_gateway() -> tuple[socket.socket, syscalls.Child]:

@@ -299,6 +299,20 @@ def test_ssh_mount_without_its_agent(site: Site, tmp_path: Path) -> None:
         site.build("FROM host\nRUN --mount=type=ssh true #dead\n", ssh={"default": str(path)})
 
 
+def test_run_on_the_host_network_is_there(site: Site) -> None:
+    """Where it is allowed, a RUN reaches what listens on the machine's loopback; others do not."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        line = f"(echo > /dev/tcp/127.0.0.1/{listener.getsockname()[1]}) 2>/dev/null"
+        lines = f'FROM host\nSHELL ["bash", "-c"]\nRUN --network=host {line}\n'
+        own = os.readlink("/proc/self/ns/net")
+        more = f"RUN ! {line}\nRUN --network=host test $(readlink /proc/self/ns/net) = {own}\n"
+        more += f"RUN test $(readlink /proc/self/ns/net) != {own}\n"
+        site.build(lines + more, allow=frozenset({"network.host"}), use_cache=False)
+        with pytest.raises(SpecInvalid, match=r"Dockerfile:3: host network.*not allowed") as caught:
+            site.build(lines)
+    assert "network.host" in caught.value.mend
+
+
 def test_insecure_run_has_all_capabilities(site: Site) -> None:
     """Where it is allowed, a RUN may mount; an ordinary one after it may not."""
     lines = "FROM host\nRUN --security=insecure mount -t tmpfs none /mnt && touch /mnt/x\n"

@@ -181,7 +181,7 @@ class _Removed:
     ("line", "why"),
     [
         ("RUN --security=insecure true", "not allowed"),
-        ("RUN --network=host true", "network of its own"),
+        ("RUN --network=host true", "not allowed"),
         ("ADD https://localhost/x /srv/", "not fetched"),
         ("FROM --platform=linux/s390x host", "not this machine's"),
         ("COPY missing /srv/", "missing"),

@@ -31,7 +31,6 @@ __all__ = ["build"]
 
 _REASONS: Final = (
     ("device", "devices are not handed to a build"),
-    ("host network", "a build step has a network of its own"),
     ("http", "URLs are not fetched by ADD yet"),
     ("git", "git repositories are not fetched by ADD yet"),
     ("sctp", "there is no such transport here"),

@@ -29,7 +29,7 @@ class Command:
     env: Mapping[str, str] = field(default_factory=dict, repr=False)
     user: str = ""
     workdir: str = "/"
-    network: Literal["default", "none"] = "default"
+    network: Literal["default", "none", "host"] = "default"
     privileged: bool = False
     binds: tuple[Bind, ...] = ()
     tmpfs: Mapping[str, int] = field(default_factory=dict)

@@ -76,7 +76,7 @@ class RunStep:
                 env={**mounted.defaults, **env, **mounted.env},
                 user=state.config.user,
                 workdir=self._workdir,
-                network="none" if self._run.network == "none" else "default",
+                network=self._run.network,
                 privileged=self._run.security == "insecure",
                 binds=mounted.binds,
                 tmpfs=mounted.tmpfs,
