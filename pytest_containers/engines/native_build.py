@@ -45,6 +45,20 @@ class NativeRunner:
     ) -> Iterator[Workspace]:
         """Open a workspace over the folders *layers*, oldest first; all of it is gone at its end."""
         connection = self._connect()
+        handle = self._create(connection, layers, command, storage)
+        try:
+            yield _NativeWorkspace(connection, handle)
+        finally:
+            handle.remove()
+
+    def _create(
+        self,
+        connection: client.Connection,
+        layers: tuple[str, ...],
+        command: Command | None,
+        storage: Literal["memory", "disk"],
+    ) -> NativeHandle:
+        """Create the container; what has secrets in it stays with this call, out of later tracebacks."""
         # On disk unless asked: what a step installs may be large, and is read once more as a layer.
         spec = replace(self._spec(connection, command), storage=storage)
         request = messages.Create(
@@ -56,11 +70,7 @@ class NativeRunner:
         )
         created, (log,) = connection.ask(request)
         image = ImageRecord(reference="", id="", digest="", config=ImageConfig())
-        handle = NativeHandle(connection, created, log, self._images, image)
-        try:
-            yield _NativeWorkspace(connection, handle)
-        finally:
-            handle.remove()
+        return NativeHandle(connection, created, log, self._images, image)
 
     @contextlib.contextmanager
     def sockets(self) -> Iterator[Path]:

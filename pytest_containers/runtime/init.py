@@ -121,10 +121,11 @@ def _detach(bundle: Bundle) -> list[_Tree]:
             tree = _inside(bundle.roots[bind.container], bind) if bind.container else _outside(bind)
             found.append(_Tree(tree, bind.target, bind.read_only))
         except OSError as error:
+            where, mend = "on the host", "make it first, or drop it from volumes="
+            if bind.container:
+                where, mend = "in the files", "name a path that is there"
             raise StartError(
-                f"no {bind.source} {'there' if bind.container else 'on the host'} to mount at {bind.target}",
-                seen=str(error),
-                mend="make it first, or drop it from volumes=",
+                f"no {bind.source} {where} to mount at {bind.target}", seen=str(error), mend=mend
             ) from error
     return found
 

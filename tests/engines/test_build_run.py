@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -208,6 +209,26 @@ def test_run_that_tells_its_secret_is_masked(site: Site) -> None:
     assert secret not in str(caught.value)
     assert secret.encode() not in site.output
     assert site.output == b"got ***\n***" + secret[:5].encode()
+
+
+def test_secret_is_in_no_traceback(site: Site) -> None:
+    """Not even a traceback with local variables, as pytest's --showlocals prints, has a secret's value."""
+    secret = os.urandom(12).hex()
+    mounts = "--mount=type=secret,id=a,env=S --mount=type=secret,id=a,target=/file"
+    for command in ("exit 1", '["/none"]'):
+        with pytest.raises(BuildFailed) as caught:
+            site.build(f"FROM host\nRUN {mounts} {command}\n", secrets={"a": secret.encode()})
+        told = traceback.TracebackException.from_exception(caught.value, capture_locals=True)
+        frames = [frame for frame in told.stack if "/tests/" not in frame.filename]
+        assert len(frames) > 5
+        assert secret not in "".join(str(frame.locals) for frame in frames)
+
+
+def test_bind_of_what_a_stage_has_not_is_told(site: Site) -> None:
+    """A source that is not there in a stage is named with line and target."""
+    with pytest.raises(BuildFailed, match="Dockerfile:3") as caught:
+        site.build("FROM host AS maker\nFROM host\nRUN --mount=from=maker,source=/none,target=/x true\n")
+    assert "no /none in the files to mount at /x" in caught.value.seen
 
 
 @pytest.mark.parametrize(

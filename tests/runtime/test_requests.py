@@ -244,7 +244,7 @@ def test_bind_shows_the_files_of_another_container(boxes: Boxes, sh: Shell) -> N
     assert set(_layer(boxes, other)) == {"link", "srv", "srv/mine", "srv/written"}
     assert _layer(boxes, box) == {}
     spec = replace(_SPEC, name="third", binds=(Bind(source="/none", target="/seen", container=other.id),))
-    with pytest.raises(StartError, match="no /none there to mount at /seen"):
+    with pytest.raises(StartError, match="no /none in the files to mount at /seen"):
         boxes.create(spec).start()
 
 
