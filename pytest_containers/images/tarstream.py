@@ -120,6 +120,19 @@ class TarStream:
             self._pour(file, segment.size)
         os.ftruncate(file, entry.size)
 
+    def pieces(self, entry: Entry) -> Iterator[bytes]:
+        """Yield the data of *entry*, the one last yielded; it has no holes."""
+        if entry.segments is not None:
+            raise LayerCorrupt("a sparse file where none can be", seen=repr(entry.name[:80]))
+        while self._left:
+            step = min(self._left, len(self._chunk) - self._at)
+            if step:
+                self._left -= step
+                self._at += step
+                yield self._chunk[self._at - step : self._at]
+            elif not self._refill():
+                raise _cut(self._left)
+
     def drain(self) -> None:
         """Read to the end of the stream: a digest covers the bytes behind the end mark too."""
         self._at = len(self._chunk)

@@ -44,9 +44,9 @@ class Bases:
                 config = replace(state.config, onbuild=())
                 return replace(state, own_command=False, config=config, scope=scope)
             case "scratch":
-                return State(
-                    key=step_key("", "scratch"), scope=self._plan.scope.begin(()), config=ImageConfig()
-                )
+                scope = self._plan.scope.begin(())
+                config = ImageConfig(env=scope.env, workdir="/")
+                return State(key=step_key("", "scratch"), scope=scope, config=config)
             case "host":
                 return self._host()
             case "image":
@@ -72,7 +72,8 @@ class Bases:
         record = host_record()
         scope = self._plan.scope.begin(record.config.env)
         base = host_chain(record.digest)
-        return State(key=step_key("", base), scope=scope, config=record.config, base=base)
+        config = replace(record.config, env=scope.env)
+        return State(key=step_key("", base), scope=scope, config=config, base=base)
 
     def _image(self, record: ImageRecord) -> State:
         if not record.portable and not record.diff_ids:
@@ -80,12 +81,14 @@ class Bases:
         self._store.layers(record)  # unpacked where they were not
         manifest = Manifest.parse(self._store.blobs.read(Digest.parse(record.digest), MANIFEST_LIMIT_BYTES))
         base = host_chain(manifest.annotations[BASE_KEY_ANNOTATION]) if manifest.base else None
+        scope = self._plan.scope.begin(record.config.env)
         return State(
             # The layers and not the id, which changes with every time that the history tells: what
             # a step needs of the config is in its own key (BuildKit, source/containerimage/pull.go).
             key=step_key("", base or "", *record.diff_ids),
-            scope=self._plan.scope.begin(record.config.env),
-            config=replace(record.config, onbuild=()),
+            scope=scope,
+            # A PATH is always there, in the image as well.
+            config=replace(record.config, env=scope.env, onbuild=()),
             base=base,
             layers=manifest.layers,
             diff_ids=record.diff_ids,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -71,16 +70,11 @@ def build(
     building = _with_triggers(building, bases)
     for demand in demands(building):
         _refuse(demand, spec)
-    created = ""
-    if building.epoch_s is not None:
-        moment = datetime.datetime.fromtimestamp(building.epoch_s, datetime.UTC)
-        created = moment.strftime("%Y-%m-%dT%H:%M:%SZ")
     settings = Settings(
         context=folder,
         dockerfile=spec.dockerfile,
         secrets=spec.secrets,
         use_cache=spec.use_cache,
-        created=created,
         contexts=spec.contexts,
         ssh=spec.ssh,
     )

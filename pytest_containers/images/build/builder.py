@@ -31,16 +31,15 @@ _AT_ONCE: Final = 4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """How a build is done. *use_cache* false makes every step anew; *created* stamps the history.
+    """How a build is done. *use_cache* false makes every step anew; *contexts* are the named ones.
 
-    *contexts* are the named ones, *ssh* the sockets of agents by id.
+    *ssh* has the sockets of agents by id.
     """
 
     context: Path
     dockerfile: str = "Dockerfile"
     secrets: Mapping[str, bytes] = field(default_factory=dict, repr=False)
     use_cache: bool = True
-    created: str = ""
     contexts: Mapping[str, str] = field(default_factory=dict)
     ssh: Mapping[str, str] = field(default_factory=dict)
 
@@ -55,15 +54,11 @@ class Builder:
         self._halt = Halt()
         self._built: dict[int, State] = {}
         cache = StepCache(store)
-        layers = Layers(
-            store, runner, cache, self._halt, use_cache=settings.use_cache, created=settings.created
-        )
+        layers = Layers(store, runner, cache, self._halt, use_cache=settings.use_cache, epoch_s=plan.epoch_s)
         contexts = Contexts(settings.context, settings.dockerfile, settings.contexts)
         grants = Grants(secrets=settings.secrets, ssh=settings.ssh)
         mounts = Mounts(Volumes(store.root / "build" / "mounts"), grants, layers.open, runner.sockets)
-        self._walk = StageWalk(
-            layers, bases, contexts, mounts, self._halt, self._built, watch, epoch_s=plan.epoch_s
-        )
+        self._walk = StageWalk(layers, bases, contexts, mounts, self._halt, self._built, watch, cache)
 
     def build(self) -> State:
         """Build all stages of the plan; return the target's state.

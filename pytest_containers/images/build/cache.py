@@ -84,5 +84,17 @@ class StepCache:
         }
         write_atomic(self._path(key), json.dumps(fields).encode())
 
+    def content(self, key: str) -> str:
+        """Return the digest that `keep_content` was told of *key*, empty for none."""
+        try:
+            return (self._folder / f"{key}.content").read_text("ascii")
+        except (OSError, UnicodeDecodeError):
+            return ""
+
+    def keep_content(self, key: str, digest: str) -> None:
+        """Remember the content that *key*, of files that never change, stands for."""
+        self._folder.mkdir(mode=0o700, exist_ok=True)
+        write_atomic(self._folder / f"{key}.content", digest.encode("ascii"))
+
     def _path(self, key: str) -> Path:
         return self._folder / f"{key}.json"

@@ -7,21 +7,26 @@ links it holds.
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
 from pytest_containers.errors import SpecInvalid
+from pytest_containers.images.build import wildcard
 from pytest_containers.images.build.disk import DiskTree
 from pytest_containers.images.build.ignore import Ignore, ignore_names
 from pytest_containers.images.build.instruction import Add, Copy
 from pytest_containers.images.build.nodes import InlineTree, Item
 from pytest_containers.images.build.picking import Picker
-from pytest_containers.images.build.remote import read_remote
+from pytest_containers.images.build.remote import GitSource, HttpSource, read_remote
 from pytest_containers.images.build.selection import Selection
 from pytest_containers.images.build.source import located
 
-__all__ = ["Context"]
+__all__ = ["Context", "Fetch", "select"]
+
+# Turns a remote source of ADD into the files it is.
+Fetch = Callable[[HttpSource | GitSource], list[Item]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,26 +55,39 @@ class Context:
                 return cls(root=root, ignore=Ignore.parse(content, name), ignored_by=name)
         return cls(root=root, ignore=Ignore(), ignored_by=".dockerignore")
 
-    def select(self, transfer: Copy | Add) -> Selection:
+    def select(self, transfer: Copy | Add, fetch: Fetch | None = None) -> Selection:
         """Return what the expanded *transfer* copies from here, and its inline files.
 
-        URLs and git sources of ADD are left to the caller. Raises SpecInvalid, with file and line.
+        URLs and git sources of ADD are what *fetch* makes of them; without it they are left out.
+        Raises SpecInvalid, with file and line.
         """
         with located(transfer.location), contextlib.closing(DiskTree(self.root)) as tree:
             picker = Picker(
                 tree=tree, place="the build context", ignore=self.ignore, ignored_by=self.ignored_by
             )
-            parents = isinstance(transfer, Copy) and transfer.parents
-            items: list[Item] = []
-            for source in transfer.sources:
-                if isinstance(transfer, Copy) or read_remote(source) is None:
-                    items += picker.pick(source, exclude=transfer.exclude, parents=parents)
-            inline = InlineTree({doc.name: doc.content for doc in transfer.contents})
-            for name in inline.names(""):
-                items += Picker(tree=inline, place="the Dockerfile").pick(name, exclude=(), parents=False)
-            return Selection.of(
-                items,
-                location=transfer.location,
-                unpack=isinstance(transfer, Add) and transfer.unpack is not False,
-                single=len(transfer.sources) + len(transfer.contents) == 1,
-            )
+            return select(picker, transfer, fetch)
+
+
+def select(picker: Picker, transfer: Copy | Add, fetch: Fetch | None = None) -> Selection:
+    """Return what *transfer* copies from the tree of *picker*; see `Context.select`."""
+    parents = isinstance(transfer, Copy) and transfer.parents
+    items: list[Item] = []
+    wild = 0
+    for source in transfer.sources:
+        remote = read_remote(source) if isinstance(transfer, Add) else None
+        if remote is None:
+            found = picker.pick(source, exclude=transfer.exclude, parents=parents)
+            wild += not found and bool(wildcard.split(f"/{source}")[1])
+            items += found
+        elif fetch is not None:
+            items += fetch(remote)
+    inline = InlineTree({doc.name: doc.content for doc in transfer.contents})
+    for name in inline.names(""):
+        items += Picker(tree=inline, place="the Dockerfile").pick(name, exclude=(), parents=False)
+    return Selection.of(
+        items,
+        location=transfer.location,
+        unpack=isinstance(transfer, Add) and transfer.unpack is not False,
+        single=len(transfer.sources) + len(transfer.contents) == 1,
+        nothing=wild == len(transfer.sources) + len(transfer.contents),
+    )

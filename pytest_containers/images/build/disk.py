@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from pytest_containers.errors import SpecInvalid
-from pytest_containers.images.build.nodes import Kind, Node, is_carried
+from pytest_containers.images.build.nodes import Kind, Node, carried
 
 __all__ = ["DiskTree"]
 
@@ -111,18 +111,9 @@ class DiskTree:
             size=status.st_size if kind == "file" else 0,
             mtime_ns=status.st_mtime_ns,
             link=os.readlink(name, dir_fd=folder) if kind == "link" else "",
-            xattrs={} if kind == "link" else _xattrs(folder, name),
+            inode=(status.st_dev, status.st_ino) if kind == "file" and status.st_nlink > 1 else None,
+            xattrs={} if kind == "link" else carried(folder, name),
         )
-
-
-def _xattrs(folder: int, name: str) -> dict[str, bytes]:
-    """Return the attributes that are copied; listxattr(2) knows no folder descriptors, /proc does."""
-    path = f"/proc/self/fd/{folder}/{name}"
-    try:
-        names = sorted(filter(is_carried, os.listxattr(path, follow_symlinks=False)))
-        return {key: os.getxattr(path, key, follow_symlinks=False) for key in names}
-    except OSError:
-        return {}
 
 
 def _unreadable(path: str, error: OSError) -> SpecInvalid:

@@ -8,8 +8,10 @@ import tempfile
 from collections.abc import Callable, Iterator
 from typing import BinaryIO, Final, Literal
 
-from pytest_containers.images.build.cache import Cached, StepCache
+from pytest_containers.images.build.cache import Cached, StepCache, step_key
 from pytest_containers.images.build.halt import Halt
+from pytest_containers.images.build.layertar import clamp
+from pytest_containers.images.build.lowers import LowerTree
 from pytest_containers.images.build.output import StepReport
 from pytest_containers.images.build.runner import Command, Runner, Workspace
 from pytest_containers.images.build.state import State
@@ -21,32 +23,48 @@ from pytest_containers.images.store import Store
 __all__ = ["Layers"]
 
 _EMPTY_TAR_BYTES: Final = 10240
+_NANO: Final = 10**9
 
 
 class Layers:
     """Gives steps their layers; used by all stages of a build at once.
 
-    *use_cache* false makes every step anew; *created* stamps the history, empty for the time it is.
+    *use_cache* false makes every step anew. With *epoch_s*, SOURCE_DATE_EPOCH, nothing in a layer and
+    in the history is younger than that, as with BuildKit's ``rewrite-timestamp``.
     """
 
     def __init__(
-        self, store: Store, runner: Runner, cache: StepCache, halt: Halt, *, use_cache: bool, created: str
+        self,
+        store: Store,
+        runner: Runner,
+        cache: StepCache,
+        halt: Halt,
+        *,
+        use_cache: bool,
+        epoch_s: int | None,
     ) -> None:
         self._store = store
         self._runner = runner
         self._cache = cache
         self._halt = halt
         self._use_cache = use_cache
-        self._created = created
+        self._epoch_s = epoch_s
+        self._created = (
+            "" if epoch_s is None else _written(datetime.datetime.fromtimestamp(epoch_s, datetime.UTC))
+        )
         self._chains = Chains(store.root, store.blobs)
 
     def now(self) -> str:
         """Return the time that a step made now has in the history (RFC 3339)."""
-        return self._created or datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        return self._created or _written(datetime.datetime.now(datetime.UTC))
 
     def created(self, state: State) -> str:
         """Return the time of a step that makes no layer: that of the one before it."""
         return self._created or (state.history[-1].created if state.history else "") or self.now()
+
+    def files(self, state: State) -> LowerTree:
+        """Return the files of *state*, to be closed by the caller."""
+        return LowerTree(self._chains.stack(state.chain) if state.chain else ())
 
     @contextlib.contextmanager
     def open(
@@ -62,12 +80,21 @@ class Layers:
             yield workspace
 
     def lay(
-        self, state: State, key: str, make: Callable[[BinaryIO], None], report: StepReport
+        self,
+        state: State,
+        key: str,
+        make: Callable[[BinaryIO], None],
+        report: StepReport,
+        *,
+        alone: bool = False,
     ) -> tuple[State, str]:
         """Return *state* with the layer of the step *key*, and when that was made.
 
-        *make* writes it as a plain tar where the cache has not got it.
+        *make* writes it as a plain tar where the cache has not got it. *alone* tells that neither
+        the key nor the layer depends on the layers below.
         """
+        if self._epoch_s is not None:
+            key = step_key(key, "epoch", self._epoch_s)
         with self._cache.hold(key):
             self._halt.check()
             found = self._cache.find(key) if self._use_cache else None
@@ -78,17 +105,26 @@ class Layers:
                 report.cached()
         if found.layer is not None:
             self._store.unpack_layer(state.chain, found.layer, found.diff_id)
-        return state.with_layer(key, found.layer, found.diff_id), self._created or found.created
+        after = step_key(state.key, "alone", key) if alone else key
+        return state.with_layer(after, found.layer, found.diff_id), self._created or found.created
 
     def _make(self, state: State, make: Callable[[BinaryIO], None]) -> Cached:
-        with tempfile.TemporaryFile() as layer:
+        with contextlib.ExitStack() as files:
+            layer = files.enter_context(tempfile.TemporaryFile())
             make(layer)
             size = layer.tell()
             layer.seek(0)
             if size <= _EMPTY_TAR_BYTES and not layer.read().strip(b"\0"):
                 return Cached(layer=None, created=self.now())
             layer.seek(0)
-            descriptor, diff_id = add_layer(
-                self._store, state.chain, iter(lambda: layer.read(PIECE_BYTES), b"")
-            )
+            if self._epoch_s is not None:
+                made, layer = layer, files.enter_context(tempfile.TemporaryFile())
+                clamp(made, layer, self._epoch_s * _NANO)
+                layer.seek(0)
+            pieces = iter(lambda: layer.read(PIECE_BYTES), b"")
+            descriptor, diff_id = add_layer(self._store, state.chain, pieces)
         return Cached(layer=descriptor, diff_id=diff_id, created=self.now())
+
+
+def _written(moment: datetime.datetime) -> str:
+    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")

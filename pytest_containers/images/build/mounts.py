@@ -24,8 +24,10 @@ from pytest_containers.errors import SpecInvalid
 from pytest_containers.images.build.agent import forwarded
 from pytest_containers.images.build.context import Context
 from pytest_containers.images.build.instruction import Copy
+from pytest_containers.images.build.layertar import LayerTar
+from pytest_containers.images.build.lowers import LowerTree
 from pytest_containers.images.build.mount import Mount
-from pytest_containers.images.build.placing import place
+from pytest_containers.images.build.placing import Placement, place
 from pytest_containers.images.build.runner import Command, Workspace
 from pytest_containers.images.build.selection import Selection
 from pytest_containers.images.build.source import Location
@@ -87,8 +89,12 @@ class Source:
     def open(self, opens: Opens) -> Iterator[tuple[Workspace, str]]:
         """Yield a workspace with the source's files, and the path where they are there."""
         if isinstance(self._origin, Context):
-            with opens(None, None) as workspace:
-                place(workspace, self._copy, self._select(self._origin), "/", None)
+            with opens(None, None) as workspace, tempfile.TemporaryFile() as file:
+                tar = LayerTar(file)
+                place(Placement(tar, LowerTree(())), self._copy, self._select(self._origin), "/", None)
+                tar.close()
+                file.seek(0)
+                workspace.write("/", file)
                 yield workspace, "/tree"
         else:
             with opens(self._origin, None) as workspace:

@@ -6,11 +6,12 @@ The three are one protocol, so that what COPY selects does not depend on where i
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import BinaryIO, Final, Literal, Protocol
 
-__all__ = ["PIECE_BYTES", "InlineTree", "Item", "Kind", "Node", "Tree", "is_carried"]
+__all__ = ["PIECE_BYTES", "InlineTree", "Item", "Kind", "Node", "Tree", "carried", "is_carried"]
 
 Kind = Literal["file", "folder", "link", "hard", "fifo", "char", "block"]
 
@@ -23,7 +24,8 @@ class Node:
     """What stands at a path.
 
     *owner* is None where the file's own does not count, *mtime_ns* where it has none: it is as
-    old as its copy. *device* is a device number as makedev(3) makes it.
+    old as its copy. *device* is a device number as makedev(3) makes it. *inode* is the same for
+    all names of a file that has several.
     """
 
     kind: Kind
@@ -33,6 +35,7 @@ class Node:
     link: str = ""
     owner: tuple[int, int] | None = None
     device: int = 0
+    inode: tuple[int, int] | None = None
     xattrs: Mapping[str, bytes] = field(default_factory=dict)
 
 
@@ -103,3 +106,18 @@ def is_carried(attribute: str) -> bool:
     if attribute.startswith("user."):
         return not attribute.startswith("user.overlay.")
     return attribute == "security.capability"
+
+
+def carried(folder: int, name: str) -> dict[str, bytes]:
+    """Return the attributes that go with *name* in an open folder.
+
+    listxattr(2) knows no folder descriptors, /proc does.
+    """
+    path = f"/proc/self/fd/{folder}/{name}"
+    try:
+        names = os.listxattr(path, follow_symlinks=False)
+        return {
+            key: os.getxattr(path, key, follow_symlinks=False) for key in sorted(names) if is_carried(key)
+        }
+    except OSError:
+        return {}

@@ -13,6 +13,7 @@ from typing import Final
 
 from pytest_containers.errors import SpecInvalid
 from pytest_containers.images.build import wildcard
+from pytest_containers.images.build.follow import follow
 from pytest_containers.images.build.ignore import Ignore, Pattern
 from pytest_containers.images.build.nodes import Item, Node, Tree
 from pytest_containers.images.build.values import nearest
@@ -42,12 +43,16 @@ def clean(path: str) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Picker:
-    """Finds the files of *tree*, called *place* in errors, that *ignore*, read from *ignored_by*, leaves."""
+    """Finds the files of *tree*, called *place* in errors, that *ignore*, read from *ignored_by*, leaves.
+
+    *rooted* tells that the tree is a root file system, out of which no link can lead.
+    """
 
     tree: Tree
     place: str
     ignore: Ignore = field(default_factory=Ignore)
     ignored_by: str = ".dockerignore"
+    rooted: bool = False
 
     def pick(self, source: str, *, exclude: Iterable[str], parents: bool) -> list[Item]:
         """Return what *source* names, in the order of the names.
@@ -132,6 +137,9 @@ class Picker:
         An absolute link begins at the root, as in a container. Raises SpecInvalid for a link that
         leads out of it.
         """
+        if self.rooted:
+            real = follow(self.tree.node, path)
+            return None if self.tree.node(real) is None else real
         done: list[str] = []
         ahead = path.split("/")[::-1]
         link = target = ""

@@ -1,4 +1,4 @@
-"""Tar archives as what is copied: one as a tree to copy from, and those that ADD unpacks.
+"""Tar archives that ADD unpacks.
 
 What counts as an archive is decided by content, not by name, as in
 https://docs.docker.com/reference/dockerfile/#adding-local-tar-archives.
@@ -17,7 +17,7 @@ from pytest_containers.errors import ImageError, LayerCorrupt, SpecInvalid
 from pytest_containers.images.build.nodes import Kind, Node, is_carried
 from pytest_containers.images.decompress import decompress
 
-__all__ = ["TarTree", "entries", "is_archive", "reading"]
+__all__ = ["entries", "is_archive", "reading"]
 
 _BLOCK: Final = 512
 _CHECKSUM: Final = slice(148, 156)
@@ -43,69 +43,6 @@ class _StrictEntry(tarfile.TarInfo):
             if not bytes(buf).strip(b"\0"):
                 raise  # the end, with its mark or without
             raise tarfile.ReadError(f"a header is damaged: {error}") from error
-
-
-class TarTree:
-    """The entries of *tar*, a file that can be sought in, its first name standing at *at*.
-
-    `docker cp` gives such a tar: of ``/usr/lib`` its names begin with ``lib``. What lies in
-    folders above *at* is not known. Raises LayerCorrupt for what is no tar.
-    """
-
-    def __init__(self, tar: BinaryIO, at: str) -> None:
-        try:
-            # Read from until the selection is written; the file is the caller's.
-            self._tar = tarfile.open(  # noqa: SIM115
-                fileobj=tar, mode="r:", tarinfo=_StrictEntry, encoding="utf-8", errors="surrogateescape"
-            )
-            members = [(entry, _below(entry.name, at)) for entry in self._tar]
-        except (tarfile.TarError, OSError) as error:
-            raise LayerCorrupt("the files to be copied are not a tar archive", seen=str(error)) from error
-        self._members = {path: entry for entry, path in members if path is not None}
-        self._names: dict[str, set[str]] = {"": set()}
-        for path in (at, *self._members):
-            self._register(path)
-        self._at = at
-
-    def node(self, path: str) -> Node | None:
-        """Return what is at *path*, a hard link as the file it is of."""
-        entry = self._member(path)
-        if entry is not None:
-            return _node(entry)
-        return Node(kind="folder", mode=0o755, owner=(0, 0)) if path in self._names else None
-
-    def names(self, path: str) -> list[str]:
-        """Return the names in the folder *path*, in the order of their bytes."""
-        return sorted(self._names.get(path, ()), key=os.fsencode)
-
-    def open(self, path: str) -> BinaryIO:
-        """Return the content of the regular file at *path*."""
-        entry = self._member(path)
-        content = None if entry is None else self._tar.extractfile(entry)
-        if content is None:
-            raise LayerCorrupt(f"the tar archive has no file {path}")
-        return content  # type: ignore[return-value]  # an IO of bytes it is
-
-    def close(self) -> None:
-        """Do nothing: the archive is the caller's."""
-
-    def _member(self, path: str) -> tarfile.TarInfo | None:
-        entry = self._members.get(path)
-        hops = 0
-        while entry is not None and entry.islnk():
-            hops += 1
-            target = _below(entry.linkname, self._at)
-            entry = None if target is None or hops > len(self._members) else self._members.get(target)
-        return entry
-
-    def _register(self, path: str) -> None:
-        while path:
-            folder, _, name = path.rpartition("/")
-            known = self._names.setdefault(folder, set())
-            if name in known:
-                return
-            known.add(name)
-            path = folder
 
 
 def is_archive(content: BinaryIO) -> bool:
@@ -188,14 +125,6 @@ def _inside(name: str, archive: str) -> str:
             mend="make it again from within its folder",
         )
     return "" if path == "." else path
-
-
-def _below(name: str, at: str) -> str | None:
-    """Return the path of an entry whose first part stands at *at*; None where it leads out."""
-    parts = [part for part in name.split("/") if part]
-    if ".." in parts or not parts:
-        return None
-    return "/".join(part for part in (at, *parts[1:]) if part)
 
 
 def _node(entry: tarfile.TarInfo, *, link: str = "") -> Node:

@@ -8,18 +8,14 @@ layers below.
 
 from __future__ import annotations
 
-import io
-import tarfile
-import tempfile
 from collections.abc import Mapping
-from dataclasses import replace
 from functools import partial
-from typing import BinaryIO
 
 from pytest_containers.images.build.bases import Bases
-from pytest_containers.images.build.cache import step_key
+from pytest_containers.images.build.cache import StepCache
 from pytest_containers.images.build.context import Context
 from pytest_containers.images.build.contexts import Contexts
+from pytest_containers.images.build.copying import CopyStep, FolderStep
 from pytest_containers.images.build.expand import expand
 from pytest_containers.images.build.halt import Halt
 from pytest_containers.images.build.instruction import Add, Copy, Maintainer, Run, Workdir
@@ -27,10 +23,7 @@ from pytest_containers.images.build.layers import Layers
 from pytest_containers.images.build.mounts import Mounts
 from pytest_containers.images.build.origins import Origin
 from pytest_containers.images.build.output import StepReport
-from pytest_containers.images.build.placing import place
-from pytest_containers.images.build.runner import Workspace
 from pytest_containers.images.build.running import RunStep
-from pytest_containers.images.build.selection import origin_path, select_tar
 from pytest_containers.images.build.source import located
 from pytest_containers.images.build.stages import PlannedStage, Step
 from pytest_containers.images.build.state import State, after
@@ -42,7 +35,7 @@ __all__ = ["StageWalk"]
 class StageWalk:
     """Builds stages one after the other; a build has one for each thread that builds.
 
-    *built* has the last states of the stages before, *epoch_s* is SOURCE_DATE_EPOCH.
+    *built* has the last states of the stages before.
     """
 
     def __init__(
@@ -54,8 +47,7 @@ class StageWalk:
         halt: Halt,
         built: Mapping[int, State],
         watch: BuildWatch,
-        *,
-        epoch_s: int | None,
+        cache: StepCache,
     ) -> None:
         self._layers = layers
         self._bases = bases
@@ -64,7 +56,7 @@ class StageWalk:
         self._halt = halt
         self._built = built
         self._watch = watch
-        self._epoch_s = epoch_s
+        self._cache = cache
 
     def walk(self, stage: PlannedStage) -> State:
         """Build *stage*, whose needs are built; return its last state.
@@ -132,46 +124,11 @@ class StageWalk:
     def _copy(self, state: State, copy: Copy | Add, step: Step, report: StepReport) -> State:
         origin = step.origins[0]
         source = None if origin.kind == "context" else self._bases.state(origin, self._built)
-        selection = None if source else self._contexts.of(origin).select(copy)
-        content = selection.digest if selection else source.key if source else ""
-        details = [copy.sources, copy.target, copy.owner, copy.mode, copy.exclude, state.config.workdir]
-        key = step_key(state.key, copy.keyword, content, *details, isinstance(copy, Copy) and copy.parents)
-
-        def make(output: BinaryIO) -> None:
-            with self._layers.open(state, None) as workspace:
-                if selection is not None:
-                    place(workspace, copy, selection, state.config.workdir, self._epoch_s)
-                elif source is not None and isinstance(copy, Copy):
-                    self._copy_from(workspace, copy, source, state.config.workdir)
-                workspace.layer(output)
-
-        made, created = self._layers.lay(state, key, make, report)
+        placed = CopyStep(state, copy, origin, source, self._layers, self._contexts, self._cache)
+        made, created = self._layers.lay(state, placed.key, placed.make, report, alone=copy.link)
         return made.with_history(created, copy.text, empty=made.diff_ids == state.diff_ids)
 
-    def _copy_from(self, workspace: Workspace, copy: Copy, source: State, workdir: str) -> None:
-        with self._layers.open(source, None) as other:
-            for path in copy.sources:
-                with tempfile.TemporaryFile() as tar:
-                    one = replace(copy, sources=(path,))
-                    other.read(origin_path(one), tar)
-                    tar.seek(0)
-                    place(workspace, one, select_tar(tar, one), workdir, self._epoch_s)
-
     def _workdir(self, state: State, instruction: Workdir, report: StepReport) -> State:
-        key = step_key(state.key, "WORKDIR", state.config.workdir)
-
-        def make(output: BinaryIO) -> None:
-            with self._layers.open(state, None) as workspace:
-                workspace.write(state.config.workdir, _empty_tar())
-                workspace.layer(output)
-
-        made, created = self._layers.lay(state, key, make, report)
+        folder = FolderStep(state, self._layers)
+        made, created = self._layers.lay(state, folder.key, folder.make, report)
         return made.with_history(created, instruction.text, empty=made.diff_ids == state.diff_ids)
-
-
-def _empty_tar() -> io.BytesIO:
-    content = io.BytesIO()
-    with tarfile.open(fileobj=content, mode="w"):
-        pass
-    content.seek(0)
-    return content

@@ -1,0 +1,81 @@
+"""Builds that run nothing, on a store alone: no container, no engine."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Literal
+
+from pytest_containers.images.archive import import_tar
+from pytest_containers.images.build.build import build
+from pytest_containers.images.build.runner import Command, Workspace
+from pytest_containers.images.digest import Digest
+from pytest_containers.images.manifest import Manifest
+from pytest_containers.images.reference import Reference
+from pytest_containers.images.store import Store
+from pytest_containers.progress import BuildEvent
+from pytest_containers.spec import BuildSpec, ImageConfig, ImageRecord
+
+__all__ = ["PlainBuilds"]
+
+
+class PlainBuilds:
+    """A store and what was built on it; *cached* counts the steps of the last build that were found."""
+
+    def __init__(self, folder: Path) -> None:
+        self.store = Store.open(folder)
+        self.cached = 0
+
+    def load(self, name: str, tar: bytes) -> None:
+        """Have an image *name* of one layer."""
+        import_tar(self.store, io.BytesIO(tar), Reference.parse(name), ImageConfig())
+
+    def open(
+        self,
+        layers: tuple[str, ...],
+        command: Command | None,
+        *,
+        storage: Literal["memory", "disk"] = "disk",
+    ) -> AbstractContextManager[Workspace]:
+        """Fail: no step needs a container."""
+        raise AssertionError(layers, command, storage)
+
+    def sockets(self) -> AbstractContextManager[Path]:
+        """Fail: no step needs a socket."""
+        raise AssertionError
+
+    def build(self, folder: Path, **more: object) -> ImageRecord:
+        """Build the Dockerfile in *folder*, with fields of a BuildSpec in *more*."""
+        self.cached = 0
+        spec = BuildSpec(folder=str(folder), tags=("made",), **more)  # type: ignore[arg-type]
+        return build(self.store, self, spec, pull=self._pull, watch=self._hear)
+
+    def manifest(self, record: ImageRecord) -> Manifest:
+        """Return an image's manifest."""
+        return Manifest.parse(self.store.blobs.read(Digest.parse(record.digest)))
+
+    def config(self, record: ImageRecord) -> Mapping[str, object]:
+        """Return an image's config as it is written."""
+        found: Mapping[str, object] = json.loads(self.store.blobs.read(self.manifest(record).config.digest))
+        return found
+
+    def layers(self, record: ImageRecord) -> list[bytes]:
+        """Return an image's layers as plain tars, oldest first."""
+        return [self._plain(layer.digest) for layer in self.manifest(record).layers]
+
+    def _plain(self, digest: Digest) -> bytes:
+        with self.store.blobs.open(digest) as blob:
+            content = blob.read()
+        return gzip.decompress(content) if content.startswith(b"\x1f\x8b") else content
+
+    def _pull(self, name: str) -> ImageRecord:
+        found = self.store.find(Reference.parse(name))
+        assert found is not None, name
+        return found
+
+    def _hear(self, event: BuildEvent) -> None:
+        self.cached += event.kind == "cached"
