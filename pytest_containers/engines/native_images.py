@@ -137,7 +137,7 @@ class NativeImages(Images):
 
         runner = NativeRunner(self._connect, self)
         with self._store.lease():
-            return build(self._store, runner, spec, pull=self.pull, watch=watch)
+            return build(self._store, runner, spec, pull=self.pull, watch=watch, transport=self._settings())
 
     def load(self, tar: BinaryIO, reference: str, config: ImageConfig) -> ImageRecord:
         """Make a one-layer image of a root file system's tar."""

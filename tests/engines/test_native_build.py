@@ -182,7 +182,7 @@ class _Removed:
     [
         ("RUN --security=insecure true", "not allowed"),
         ("RUN --network=host true", "not allowed"),
-        ("ADD https://localhost/x /srv/", "not fetched"),
+        ("ADD https://me:word@localhost/x /srv/", "has a user or password"),
         ("FROM --platform=linux/s390x host", "not this machine's"),
         ("COPY missing /srv/", "missing"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from pytest_containers.images.manifest import BASE_ANNOTATION, BASE_KEY_ANNOTATI
 from pytest_containers.images.platform import Platform
 from pytest_containers.images.reference import Reference
 from pytest_containers.images.store import Store
+from pytest_containers.images.transport import Settings as TransportSettings
 from pytest_containers.progress import BuildWatch
 from pytest_containers.spec import BuildSpec, ImageRecord
 
@@ -30,8 +32,6 @@ __all__ = ["build"]
 
 _REASONS: Final = (
     ("device", "devices are not handed to a build"),
-    ("http", "URLs are not fetched by ADD yet"),
-    ("git", "git repositories are not fetched by ADD yet"),
     ("sctp", "there is no such transport here"),
     ("platform", "it is not this machine's, and foreign code is not emulated"),
     ("frontend", "only Docker's own syntax is known"),
@@ -47,8 +47,11 @@ def build(
     *,
     pull: Callable[[str], ImageRecord],
     watch: BuildWatch,
+    transport: TransportSettings | None = None,
 ) -> ImageRecord:
     """Build what *spec* says and give the image its names; return its record.
+
+    *transport* is how ADD fetches URLs.
 
     What cannot be had is refused, with its line, before the first step. Raises BuildFailed for a
     step that fails, SpecInvalid for a Dockerfile that means nothing, and what pulls raise.
@@ -77,6 +80,7 @@ def build(
         use_cache=spec.use_cache,
         contexts=spec.contexts,
         ssh=spec.ssh,
+        transport=transport or TransportSettings(),
     )
     state = Builder(store, runner, building, bases, settings, watch).build()
     return _name(store, state, spec)
@@ -92,6 +96,8 @@ def _with_triggers(building: Plan, bases: Bases) -> Plan:
 
 def _refuse(demand: Demand, spec: BuildSpec) -> None:
     """Raise SpecInvalid for a demand that cannot be met, or that the caller has not met or allowed."""
+    if demand.feature == "git" and shutil.which("git") is None:
+        raise demand.refusal("this machine has no git", mend="install git, or COPY a clone of it")
     for feature, reason in _REASONS:
         if demand.feature == feature:
             raise demand.refusal(reason)

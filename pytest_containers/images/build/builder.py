@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import graphlib
 from collections.abc import Mapping
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, ThreadPoolExecutor, wait
@@ -15,12 +16,14 @@ from pytest_containers.images.build.contexts import Contexts
 from pytest_containers.images.build.halt import Halt
 from pytest_containers.images.build.layers import Layers
 from pytest_containers.images.build.mounts import Grants, Mounts
+from pytest_containers.images.build.remotes import Remotes
 from pytest_containers.images.build.runner import Runner
 from pytest_containers.images.build.stages import Plan
 from pytest_containers.images.build.state import State
 from pytest_containers.images.build.volumes import Volumes
 from pytest_containers.images.build.walk import StageWalk
 from pytest_containers.images.store import Store
+from pytest_containers.images.transport import Settings as TransportSettings
 from pytest_containers.progress import BuildWatch
 
 __all__ = ["Builder", "Settings"]
@@ -33,7 +36,7 @@ _AT_ONCE: Final = 4
 class Settings:
     """How a build is done. *use_cache* false makes every step anew; *contexts* are the named ones.
 
-    *ssh* has the sockets of agents by id.
+    *transport* is how ADD fetches URLs, *ssh* has the sockets of agents by id; git asks ``default``.
     """
 
     context: Path
@@ -42,6 +45,7 @@ class Settings:
     use_cache: bool = True
     contexts: Mapping[str, str] = field(default_factory=dict)
     ssh: Mapping[str, str] = field(default_factory=dict)
+    transport: TransportSettings = field(default_factory=TransportSettings)
 
 
 class Builder:
@@ -57,8 +61,13 @@ class Builder:
         layers = Layers(store, runner, cache, self._halt, use_cache=settings.use_cache, epoch_s=plan.epoch_s)
         contexts = Contexts(settings.context, settings.dockerfile, settings.contexts)
         grants = Grants(secrets=settings.secrets, ssh=settings.ssh)
-        mounts = Mounts(Volumes(store.root / "build" / "mounts"), grants, layers.open, runner.sockets)
-        self._walk = StageWalk(layers, bases, contexts, mounts, self._halt, self._built, watch, cache)
+        folder = store.root / "build"
+        mounts = Mounts(Volumes(folder / "mounts"), grants, layers.open, runner.sockets)
+        agent = settings.ssh.get("default", "")
+        self._remotes = Remotes(folder, settings.transport, agent, self._halt.check)
+        self._walk = StageWalk(
+            layers, bases, contexts, mounts, self._halt, self._built, watch, cache, self._remotes
+        )
 
     def build(self) -> State:
         """Build all stages of the plan; return the target's state.
@@ -68,13 +77,15 @@ class Builder:
         meant.
         """
         if len(self._plan.stages) == 1:
-            return self._walk.walk(self._plan.stages[0])
+            with contextlib.closing(self._remotes):
+                return self._walk.walk(self._plan.stages[0])
         with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="build") as threads:
             try:
                 self._schedule(threads)
             finally:
                 # What raised may as well be a Ctrl-C: nothing of a build goes on behind it.
                 self._halt.halt()
+                self._remotes.close()
         return self._built[self._plan.target]
 
     def _schedule(self, threads: ThreadPoolExecutor) -> None:

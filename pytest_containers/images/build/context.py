@@ -7,7 +7,7 @@ links it holds.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -19,14 +19,11 @@ from pytest_containers.images.build.ignore import Ignore, ignore_names
 from pytest_containers.images.build.instruction import Add, Copy
 from pytest_containers.images.build.nodes import InlineTree, Item
 from pytest_containers.images.build.picking import Picker
-from pytest_containers.images.build.remote import GitSource, HttpSource, read_remote
+from pytest_containers.images.build.remote import read_remote
 from pytest_containers.images.build.selection import Selection
 from pytest_containers.images.build.source import located
 
-__all__ = ["Context", "Fetch", "select"]
-
-# Turns a remote source of ADD into the files it is.
-Fetch = Callable[[HttpSource | GitSource], list[Item]]
+__all__ = ["Context", "select"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,32 +52,33 @@ class Context:
                 return cls(root=root, ignore=Ignore.parse(content, name), ignored_by=name)
         return cls(root=root, ignore=Ignore(), ignored_by=".dockerignore")
 
-    def select(self, transfer: Copy | Add, fetch: Fetch | None = None) -> Selection:
+    def select(self, transfer: Copy | Add, fetched: Sequence[list[Item]] = ()) -> Selection:
         """Return what the expanded *transfer* copies from here, and its inline files.
 
-        URLs and git sources of ADD are what *fetch* makes of them; without it they are left out.
-        Raises SpecInvalid, with file and line.
+        Its URLs and git sources are what *fetched* has of them, in their order; nothing is of those
+        behind its end. Raises SpecInvalid, with file and line.
         """
         with located(transfer.location), contextlib.closing(DiskTree(self.root)) as tree:
             picker = Picker(
                 tree=tree, place="the build context", ignore=self.ignore, ignored_by=self.ignored_by
             )
-            return select(picker, transfer, fetch)
+            return select(picker, transfer, fetched)
 
 
-def select(picker: Picker, transfer: Copy | Add, fetch: Fetch | None = None) -> Selection:
+def select(picker: Picker, transfer: Copy | Add, fetched: Sequence[list[Item]] = ()) -> Selection:
     """Return what *transfer* copies from the tree of *picker*; see `Context.select`."""
     parents = isinstance(transfer, Copy) and transfer.parents
     items: list[Item] = []
     wild = 0
+    coming = iter(fetched)
     for source in transfer.sources:
         remote = read_remote(source) if isinstance(transfer, Add) else None
         if remote is None:
             found = picker.pick(source, exclude=transfer.exclude, parents=parents)
             wild += not found and bool(wildcard.split(f"/{source}")[1])
             items += found
-        elif fetch is not None:
-            items += fetch(remote)
+        else:
+            items += next(coming, [])
     inline = InlineTree({doc.name: doc.content for doc in transfer.contents})
     for name in inline.names(""):
         items += Picker(tree=inline, place="the Dockerfile").pick(name, exclude=(), parents=False)

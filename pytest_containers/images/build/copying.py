@@ -19,6 +19,7 @@ from pytest_containers.images.build.origins import Origin
 from pytest_containers.images.build.owners import owner_of
 from pytest_containers.images.build.picking import Picker
 from pytest_containers.images.build.placing import Placement, place
+from pytest_containers.images.build.remotes import Remote, Remotes
 from pytest_containers.images.build.selection import Selection
 from pytest_containers.images.build.source import located
 from pytest_containers.images.build.state import State
@@ -38,6 +39,7 @@ class CopyStep:
         layers: Layers,
         contexts: Contexts,
         cache: StepCache,
+        remotes: Remotes,
     ) -> None:
         self._state = state
         self._copy = copy
@@ -46,6 +48,7 @@ class CopyStep:
         self._layers = layers
         self._contexts = contexts
         self._cache = cache
+        self._remotes = remotes
         self._workdir = state.config.workdir or "/"
 
     @property
@@ -60,9 +63,14 @@ class CopyStep:
 
     def make(self, output: BinaryIO) -> None:
         """Write the layer."""
-        with contextlib.closing(self._below) as below:
+        with contextlib.ExitStack() as scope:
+            below = scope.enter_context(contextlib.closing(self._below))
+            selection = self._selection
+            if self._fetched:
+                items = [one.items(scope) for one in self._fetched]
+                selection = self._contexts.of(self._origin).select(self._copy, items)
             tar = LayerTar(output)
-            place(Placement(tar, below), self._copy, self._selection, self._workdir, self._owner)
+            place(Placement(tar, below), self._copy, selection, self._workdir, self._owner)
             tar.close()
 
     @property
@@ -81,7 +89,10 @@ class CopyStep:
     def _digest(self) -> str:
         """The content's digest; that of a stage's or image's files is remembered, for they never change."""
         if self._source is None:
-            return self._selection.digest
+            remotes = [one.key for one in self._fetched]
+            return (
+                step_key(self._selection.digest, "remotes", *remotes) if remotes else self._selection.digest
+            )
         copy = self._copy
         parents = isinstance(copy, Copy) and copy.parents
         key = step_key(self._source.key, "select", copy.sources, copy.exclude, parents)
@@ -89,6 +100,10 @@ class CopyStep:
             return known
         self._cache.keep_content(key, self._selection.digest)
         return self._selection.digest
+
+    @cached_property
+    def _fetched(self) -> tuple[Remote, ...]:
+        return self._remotes.of(self._copy) if isinstance(self._copy, Add) else ()
 
     @cached_property
     def _selection(self) -> Selection:

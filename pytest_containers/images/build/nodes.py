@@ -62,7 +62,8 @@ class Tree(Protocol):
 class Item:
     """One thing to be copied: what stands at *path* of *tree*, to be called *name* in the target.
 
-    *named* tells that a source or its wildcard named this very thing, so ADD may unpack it.
+    *named* tells that a source or its wildcard named this very thing; then ADD unpacks it where
+    it may be unpacked (*unpack*) and is an archive.
     """
 
     name: str
@@ -70,6 +71,7 @@ class Item:
     node: Node
     tree: Tree
     named: bool = False
+    unpack: bool = True
 
 
 class InlineTree:

@@ -15,6 +15,7 @@ from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
 
 from pytest_containers.errors import SpecInvalid
 from pytest_containers.images.build.values import boolean
+from pytest_containers.images.origin import printable
 
 __all__ = ["GitSource", "HttpSource", "read_remote"]
 
@@ -64,9 +65,24 @@ def read_remote(source: str) -> HttpSource | GitSource | None:
         parts = urlsplit(source)
     except ValueError as error:
         raise SpecInvalid(f"{source!r} is no URL", seen=str(error)) from error
+    _check_user(parts)
     if parts.scheme in {"http", "https"} and not parts.path.endswith(".git"):
         return HttpSource(url=source, name=_file_name(parts))
     return _git(parts._replace(query="", fragment="").geturl(), parts.query, unquote(parts.fragment))
+
+
+def _check_user(parts: SplitResult) -> None:
+    """Raise SpecInvalid for a password in a source: it would stand in every history."""
+    try:
+        hides = parts.password is not None or (parts.username and parts.scheme in {"http", "https"})
+    except ValueError:
+        return
+    if hides:
+        raise SpecInvalid(
+            f"{printable(parts.geturl())} has a user or password in it",
+            seen="it would stand in the image's history",
+            mend="fetch it in a RUN with --mount=type=secret",
+        )
 
 
 def _file_name(parts: SplitResult) -> str:

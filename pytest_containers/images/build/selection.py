@@ -145,7 +145,7 @@ def _choose(item: Item, *, unpack: bool, keep: bool) -> Chosen:
     if not digest:
         raise _changed(item)
     unpacked = False
-    if unpack and item.named:
+    if unpack and item.named and item.unpack:
         with item.tree.open(item.path) as stream:
             unpacked = is_archive(stream)
     return Chosen(item=item, content=digest, unpacked=unpacked, _data=data)

@@ -23,6 +23,7 @@ from pytest_containers.images.build.layers import Layers
 from pytest_containers.images.build.mounts import Mounts
 from pytest_containers.images.build.origins import Origin
 from pytest_containers.images.build.output import StepReport
+from pytest_containers.images.build.remotes import Remotes
 from pytest_containers.images.build.running import RunStep
 from pytest_containers.images.build.source import located
 from pytest_containers.images.build.stages import PlannedStage, Step
@@ -48,6 +49,7 @@ class StageWalk:
         built: Mapping[int, State],
         watch: BuildWatch,
         cache: StepCache,
+        remotes: Remotes,
     ) -> None:
         self._layers = layers
         self._bases = bases
@@ -57,6 +59,7 @@ class StageWalk:
         self._built = built
         self._watch = watch
         self._cache = cache
+        self._remotes = remotes
 
     def walk(self, stage: PlannedStage) -> State:
         """Build *stage*, whose needs are built; return its last state.
@@ -124,7 +127,9 @@ class StageWalk:
     def _copy(self, state: State, copy: Copy | Add, step: Step, report: StepReport) -> State:
         origin = step.origins[0]
         source = None if origin.kind == "context" else self._bases.state(origin, self._built)
-        placed = CopyStep(state, copy, origin, source, self._layers, self._contexts, self._cache)
+        placed = CopyStep(
+            state, copy, origin, source, self._layers, self._contexts, self._cache, self._remotes
+        )
         made, created = self._layers.lay(state, placed.key, placed.make, report, alone=copy.link)
         return made.with_history(created, copy.text, empty=made.diff_ids == state.diff_ids)
 

@@ -73,6 +73,15 @@ class Reply:
             if taken != self.length:
                 pace.judge()
 
+    def pieces(self) -> Iterator[bytes]:
+        """Read the body piece by piece; raise RegistryError where it breaks off."""
+        import urllib3
+
+        try:
+            yield from self.chunks()
+        except urllib3.exceptions.HTTPError as error:
+            raise failure(self.method, self.url, error) from error
+
     def read(self, limit_bytes: int) -> bytes:
         """Return the body; raise RegistryError where it breaks off or is longer than *limit_bytes*."""
         import urllib3

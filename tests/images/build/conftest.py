@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from pytest_containers.images.build.dockerfile import Dockerfile, parse
 from pytest_containers.images.build.instruction import Instruction
+from tests.images.build.plain import Site
 
 
 @pytest.fixture
@@ -31,3 +33,9 @@ def instruction() -> Callable[[str], Instruction]:
         return found
 
     return build
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Site:
+    """Return a context to build from, on a store with the image ``base``; nothing can be run."""
+    return Site(tmp_path)

@@ -17,10 +17,12 @@ from pytest_containers.images.digest import Digest
 from pytest_containers.images.manifest import Manifest
 from pytest_containers.images.reference import Reference
 from pytest_containers.images.store import Store
+from pytest_containers.images.transport import Settings
 from pytest_containers.progress import BuildEvent
 from pytest_containers.spec import BuildSpec, ImageConfig, ImageRecord
+from tests.images.build.corpus import base_tar, merged
 
-__all__ = ["PlainBuilds"]
+__all__ = ["PlainBuilds", "Site"]
 
 
 class PlainBuilds:
@@ -29,6 +31,7 @@ class PlainBuilds:
     def __init__(self, folder: Path) -> None:
         self.store = Store.open(folder)
         self.cached = 0
+        self.settings = Settings(environ={}, backoff_s=0.0)
 
     def load(self, name: str, tar: bytes) -> None:
         """Have an image *name* of one layer."""
@@ -52,7 +55,7 @@ class PlainBuilds:
         """Build the Dockerfile in *folder*, with fields of a BuildSpec in *more*."""
         self.cached = 0
         spec = BuildSpec(folder=str(folder), tags=("made",), **more)  # type: ignore[arg-type]
-        return build(self.store, self, spec, pull=self._pull, watch=self._hear)
+        return build(self.store, self, spec, pull=self._pull, watch=self._hear, transport=self.settings)
 
     def manifest(self, record: ImageRecord) -> Manifest:
         """Return an image's manifest."""
@@ -79,3 +82,30 @@ class PlainBuilds:
 
     def _hear(self, event: BuildEvent) -> None:
         self.cached += event.kind == "cached"
+
+
+class Site(PlainBuilds):
+    """A context to build from, on a store with the image ``base``."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder / "store")
+        self.context = folder / "context"
+        self.context.mkdir()
+        self.load("base", base_tar())
+
+    def write(self, **files: str) -> None:
+        """Write files of the context."""
+        for name, text in files.items():
+            path = self.context / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+
+    def tree(self, *lines: str, **more: object) -> Mapping[str, str]:
+        """Build *lines*; return the image's files."""
+        (self.context / "Dockerfile").write_text("\n".join(lines) + "\n")
+        return merged(self.layers(self.build(self.context, **more)))
+
+    def top(self, *lines: str, **more: object) -> str:
+        """Build *lines*; return the digest of the uppermost layer's blob."""
+        (self.context / "Dockerfile").write_text("\n".join(lines) + "\n")
+        return str(self.manifest(self.build(self.context, **more)).layers[-1].digest)

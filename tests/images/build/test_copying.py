@@ -5,47 +5,12 @@ from __future__ import annotations
 import io
 import os
 import tarfile
-from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
 from pytest_containers.errors import SpecInvalid
-from tests.images.build.corpus import base_tar, merged
-from tests.images.build.plain import PlainBuilds
-
-
-class Site(PlainBuilds):
-    """A context to build from, on a store with the image ``base``."""
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder / "store")
-        self.context = folder / "context"
-        self.context.mkdir()
-        self.load("base", base_tar())
-
-    def write(self, **files: str) -> None:
-        """Write files of the context."""
-        for name, text in files.items():
-            path = self.context / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text)
-
-    def tree(self, *lines: str, **more: object) -> Mapping[str, str]:
-        """Build *lines*; return the image's files."""
-        (self.context / "Dockerfile").write_text("\n".join(lines) + "\n")
-        return merged(self.layers(self.build(self.context, **more)))
-
-    def top(self, *lines: str, **more: object) -> str:
-        """Build *lines*; return the digest of the uppermost layer's blob."""
-        (self.context / "Dockerfile").write_text("\n".join(lines) + "\n")
-        return str(self.manifest(self.build(self.context, **more)).layers[-1].digest)
-
-
-@pytest.fixture
-def site(tmp_path: Path) -> Site:
-    """Return a context and a store."""
-    return Site(tmp_path)
+from tests.images.build.plain import Site
 
 
 def _other_base() -> bytes:
