@@ -305,12 +305,28 @@ class NewBlob:
         self._hasher.update(data)
         self._size += len(data)
 
+    @property
+    def offset(self) -> int:
+        """The number of bytes that are there."""
+        return self._size
+
+    @property
+    def digest(self) -> Digest:
+        """The digest of the bytes that are there."""
+        return Digest.taken(self._hasher)
+
+    def restart(self) -> None:
+        """Drop the bytes that are there."""
+        self._file.seek(0)
+        self._file.truncate()
+        self._hasher, self._size = hashlib.sha256(), 0
+
     def commit(self) -> tuple[Digest, int]:
         """Put the blob in its place; return digest and size in bytes.
 
         `fresh` tells afterwards whether it was not there before.
         """
-        digest = Digest.taken(self._hasher)
+        digest = self.digest
         self._blobs.cover(digest)
         self.fresh = not self._blobs.has(digest)
         if self.fresh:

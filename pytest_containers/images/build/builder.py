@@ -61,10 +61,9 @@ class Builder:
         layers = Layers(store, runner, cache, self._halt, use_cache=settings.use_cache, epoch_s=plan.epoch_s)
         contexts = Contexts(settings.context, settings.dockerfile, settings.contexts)
         grants = Grants(secrets=settings.secrets, ssh=settings.ssh)
-        folder = store.root / "build"
-        mounts = Mounts(Volumes(folder / "mounts"), grants, layers.open, runner.sockets)
+        mounts = Mounts(Volumes(store.root / "build" / "mounts"), grants, layers.open, runner.sockets)
         agent = settings.ssh.get("default", "")
-        self._remotes = Remotes(folder, settings.transport, agent, self._halt.check)
+        self._remotes = Remotes(store, settings.transport, agent, self._halt.check)
         self._walk = StageWalk(
             layers, bases, contexts, mounts, self._halt, self._built, watch, cache, self._remotes
         )

@@ -87,14 +87,14 @@ class StepCache:
     def content(self, key: str) -> str:
         """Return the digest that `keep_content` was told of *key*, empty for none."""
         try:
-            return (self._folder / f"{key}.content").read_text("ascii")
-        except (OSError, UnicodeDecodeError):
+            return str(json.loads(self._path(key).read_bytes())["content"])
+        except (OSError, ValueError, KeyError, TypeError):
             return ""
 
     def keep_content(self, key: str, digest: str) -> None:
         """Remember the content that *key*, of files that never change, stands for."""
         self._folder.mkdir(mode=0o700, exist_ok=True)
-        write_atomic(self._folder / f"{key}.content", digest.encode("ascii"))
+        write_atomic(self._path(key), json.dumps({"content": digest}).encode())
 
     def _path(self, key: str) -> Path:
         return self._folder / f"{key}.json"

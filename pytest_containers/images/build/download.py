@@ -1,28 +1,28 @@
-"""``ADD https://...``: fetched once, asked again whether it has changed, kept by its digest.
+"""``ADD https://...``: fetched once, asked again whether it has changed, kept as a blob of the store.
 
-What is kept of a URL are the validators of RFC 9110 (ETag, Last-Modified) and the digest of what
-came; a conditional request then costs no body. The file is BuildKit's (source/http): mode 0600, as
-old as Last-Modified says, else of 1970.
+What is kept of a URL, as an entry of the build cache, are the validators of RFC 9110 (ETag,
+Last-Modified) and the digest of what came; a conditional request then costs no body. The file is
+BuildKit's (source/http): mode 0600, as old as Last-Modified says, else of 1970.
 """
 
 from __future__ import annotations
 
-import contextlib
 import email.utils
 import hashlib
 import json
-import os
-import tempfile
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, BinaryIO, Final
+from typing import BinaryIO, Final
 
 from pytest_containers._files import locked, write_atomic
-from pytest_containers.errors import DigestMismatch, RegistryError
-from pytest_containers.images.blobs import room
+from pytest_containers.errors import DigestMismatch, ImageError, RegistryError
+from pytest_containers.images.blobs import NewBlob, room
+from pytest_containers.images.build.cache import step_key
 from pytest_containers.images.build.nodes import Item, Node
 from pytest_containers.images.build.remote import HttpSource
+from pytest_containers.images.digest import Digest
 from pytest_containers.images.origin import printable
+from pytest_containers.images.store import Store
 from pytest_containers.images.transport import Reply, Settings, Transport
 
 __all__ = ["Download", "Downloads"]
@@ -68,18 +68,20 @@ class Download:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Known:
-    """What the last answer said of a URL."""
+    """What the last answer said of a URL; *checksum* is what its content was verified against."""
 
-    digest: str
+    digest: Digest
     etag: str = ""
     modified: str = ""
+    checksum: str = ""
 
 
 class Downloads:
-    """Fetches into *folder*; safe between threads and processes."""
+    """Fetches into *store*; safe between threads and processes."""
 
-    def __init__(self, folder: Path, settings: Settings) -> None:
-        self._folder = folder
+    def __init__(self, store: Store, settings: Settings) -> None:
+        self._store = store
+        self._folder = store.root / "build"
         self._settings = settings
         self._transport = Transport(settings)
 
@@ -92,83 +94,87 @@ class Downloads:
 
         Raises RegistryError, DigestMismatch where it is not what *checksum* says.
         """
-        with room(self._folder.parent):
-            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        place = self._folder / hashlib.sha256(source.url.encode("utf-8", "surrogateescape")).hexdigest()
+        with room(self._store.root):
+            self._folder.mkdir(mode=0o700, exist_ok=True)
+        place = self._folder / step_key("", "GET", source.url)
         with locked(place.with_suffix(".lock"), timeout_s=3600.0):
             known = self._known(place)
-            if checksum and self._path(checksum).exists():
-                modified = known.modified if known and known.digest == checksum else ""
-                return self._download(source, _Known(digest=checksum, modified=modified))
-            if self._settings.offline:
+            found = self._by_checksum(known, checksum)
+            if found is None and self._settings.offline:
                 raise RegistryError(
                     f"{printable(source.url)} is not here, and the run is offline",
                     mend="build once while the network may be used, with --checksum=sha256:...",
                 )
-            known = self._ask(source.url, known, checksum)
-            write_atomic(place, json.dumps([known.digest, known.etag, known.modified]).encode())
-        return self._download(source, known)
+            found = found or self._ask(source.url, known, checksum)
+            write_atomic(place.with_suffix(".json"), json.dumps(asdict(found)).encode())
+        return self._download(source, found)
 
     def _download(self, source: HttpSource, known: _Known) -> Download:
         try:
             mtime_s = int(email.utils.parsedate_to_datetime(known.modified).timestamp())
         except (ValueError, OverflowError):
             mtime_s = 0
-        path = self._path(known.digest)
+        path = self._store.blobs.path(known.digest)
         return Download(name=source.name, path=path, digest=known.digest, mtime_s=max(mtime_s, 0))
-
-    def _path(self, digest: str) -> Path:
-        return self._folder / digest.replace(":", "-")
 
     def _known(self, place: Path) -> _Known | None:
         try:
-            digest, etag, modified = json.loads(place.read_bytes())
-        except (OSError, ValueError):
+            fields = json.loads(place.with_suffix(".json").read_bytes())
+            known = _Known(**{**fields, "digest": Digest.parse(fields["digest"])})
+        except (OSError, ValueError, KeyError, TypeError, ImageError):
             return None
-        return _Known(digest=digest, etag=etag, modified=modified) if self._path(digest).exists() else None
+        return known if self._has(known.digest) else None
+
+    def _has(self, digest: Digest) -> bool:
+        self._store.leases.cover(digest)
+        return self._store.blobs.has(digest)
+
+    def _by_checksum(self, known: _Known | None, checksum: str) -> _Known | None:
+        """Return what is here already and is what *checksum* names, wherever it came from."""
+        if known is not None and checksum and checksum in {known.digest, known.checksum}:
+            return known
+        if checksum.startswith("sha256:") and self._has(Digest.parse(checksum)):
+            return _Known(digest=Digest.parse(checksum))
+        return None
 
     def _ask(self, url: str, known: _Known | None, checksum: str) -> _Known:
         headers: dict[str, str] = {}
-        algorithm = checksum.partition(":")[0] or "sha256"
-        if known is not None and not known.digest.startswith(f"{algorithm}:"):
-            known = None
-        if known is not None and known.etag:
+        if known is not None and not checksum and known.etag:
             headers["If-None-Match"] = known.etag
-        elif known is not None and known.modified:
+        elif known is not None and not checksum and known.modified:
             headers["If-Modified-Since"] = known.modified
         with self._transport.send("GET", url, headers=headers) as reply:
             if reply.status == 304 and known is not None:
-                _check(url, checksum, known.digest)
                 return known
             if reply.status != 200:
                 raise RegistryError(
                     f"GET {printable(url)} answers {reply.status}", mend="check the URL, or where it leads"
                 )
-            digest = self._take(url, reply, checksum, algorithm)
-            return _Known(digest=digest, etag=reply.header("ETag"), modified=reply.header("Last-Modified"))
+            digest = self._take(url, reply, checksum)
+            return _Known(
+                digest=digest,
+                etag=reply.header("ETag"),
+                modified=reply.header("Last-Modified"),
+                checksum=checksum,
+            )
 
-    def _take(self, url: str, reply: Reply, checksum: str, algorithm: str) -> str:
-        """Keep the body under its digest, which is returned, unless it is not *checksum*."""
-        if (reply.length or 0) > _LIMIT_BYTES:
-            raise RegistryError(f"{printable(url)} is too large", seen=f"{reply.length} bytes")
-        with room(self._folder), tempfile.NamedTemporaryFile(dir=self._folder, delete=False) as file:
-            try:
-                sink = _Sink(file, algorithm)
-                if reply.length is None:
-                    for piece in reply.pieces():
-                        sink.write(piece)
-                else:
-                    again = _Again(self._transport, url, reply)
-                    self._transport.download(again, sink, reply.length, printable(url))
-                file.flush()
-                digest = sink.digest()
-                _check(url, checksum, digest)
-                os.replace(file.name, self._path(digest))
-            except BaseException:
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(file.name)
-                raise
-        return digest
+    def _take(self, url: str, reply: Reply, checksum: str) -> Digest:
+        """Keep the body, unless it is not what *checksum* says."""
+        with self._store.blobs.create() as blob:
+            sink = _Sink(blob, checksum.partition(":")[0] or "sha256")
+            if reply.length is None:
+                for piece in reply.pieces():
+                    sink.write(piece)
+            else:
+                again = _Again(self._transport, url, reply)
+                self._transport.download(again, sink, reply.length, printable(url))
+            if checksum and checksum != sink.digest:
+                raise DigestMismatch(
+                    f"{printable(url)} is not what --checksum says",
+                    seen=f"{sink.digest} in place of {checksum}",
+                    mend="look at what has changed there, then write the new digest",
+                )
+            return blob.commit()[0]
 
 
 class _Again:
@@ -197,35 +203,27 @@ class _Again:
 
 
 class _Sink:
-    """A file that is hashed while it is written."""
+    """A blob that is also hashed as *algorithm* has it."""
 
-    def __init__(self, file: IO[bytes], algorithm: str) -> None:
-        self._file = file
+    def __init__(self, blob: NewBlob, algorithm: str) -> None:
+        self._blob = blob
         self._algorithm = algorithm
         self._hasher = hashlib.new(algorithm)
-        self.offset = 0
 
-    def write(self, data: bytes, /) -> None:
-        self.offset += len(data)
-        if self.offset > _LIMIT_BYTES:
-            raise RegistryError("the file is too large", seen=f"more than {_LIMIT_BYTES} bytes")
-        self._hasher.update(data)
-        self._file.write(data)
+    @property
+    def offset(self) -> int:
+        return self._blob.offset
 
-    def restart(self) -> None:
-        self._file.seek(0)
-        self._file.truncate()
-        self._hasher = hashlib.new(self._algorithm)
-        self.offset = 0
-
+    @property
     def digest(self) -> str:
         return f"{self._algorithm}:{self._hasher.hexdigest()}"
 
+    def write(self, data: bytes, /) -> None:
+        if self.offset + len(data) > _LIMIT_BYTES:
+            raise RegistryError("the file is too large", seen=f"more than {_LIMIT_BYTES} bytes")
+        self._hasher.update(data)
+        self._blob.write(data)
 
-def _check(url: str, checksum: str, digest: str) -> None:
-    if checksum and checksum != digest:
-        raise DigestMismatch(
-            f"{printable(url)} is not what --checksum says",
-            seen=f"{digest} in place of {checksum}",
-            mend="look at what has changed there, then write the new digest",
-        )
+    def restart(self) -> None:
+        self._blob.restart()
+        self._hasher = hashlib.new(self._algorithm)

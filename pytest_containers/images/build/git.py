@@ -15,12 +15,13 @@ import re
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
-from pytest_containers._files import locked, remove_tree
+from pytest_containers._files import locked, remove_tree, try_lock
 from pytest_containers.errors import RegistryError
 from pytest_containers.images.build.disk import DiskTree
 from pytest_containers.images.build.nodes import Item
@@ -49,7 +50,8 @@ _SAFE: Final = (
     *("-c", "http.lowSpeedLimit=1000", "-c", "http.lowSpeedTime=60"),
 )
 _LOOK_S: Final = 0.2
-_KEPT: Final = 2000
+_KEPT_CHARACTERS: Final = 2000
+_KEPT_S: Final = 30 * 24 * 3600.0
 
 
 class Repositories:
@@ -115,10 +117,20 @@ class Repositories:
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         bare = self._folder / name
         with locked(bare.with_suffix(".lock"), timeout_s=3600.0):
+            os.utime(bare.with_suffix(".lock"))
+            self._sweep()
             if not (bare / "HEAD").exists():
                 remove_tree(bare)
                 self._git(source, "init", "--quiet", "--bare", str(bare))
             yield bare
+
+    def _sweep(self) -> None:
+        """Remove repositories that nobody asked for in a month."""
+        for lock in self._folder.glob("*.lock"):
+            if lock.stat().st_mtime < time.time() - _KEPT_S and (held := try_lock(lock)) is not None:
+                remove_tree(lock.with_suffix(""))
+                lock.unlink(missing_ok=True)
+                os.close(held)
 
     def _commit(self, source: GitSource, bare: Path) -> str:
         known = source.ref if _COMMIT.fullmatch(source.ref) else source.checksum
@@ -222,7 +234,7 @@ class Repositories:
                     f"git {arguments[0]} of {printable(source.remote)} failed",
                     seen=err.read()
                     .decode("utf-8", "replace")
-                    .replace(source.remote, printable(source.remote))[-_KEPT:]
+                    .replace(source.remote, printable(source.remote))[-_KEPT_CHARACTERS:]
                     .strip(),
                     mend="check the address and the name behind #; a private repository needs an SSH agent",
                 )

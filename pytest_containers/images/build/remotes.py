@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 
 from pytest_containers.errors import BuildFailed, DigestMismatch, RegistryError
 from pytest_containers.images.build.download import Downloads
@@ -19,6 +18,7 @@ from pytest_containers.images.build.instruction import Add
 from pytest_containers.images.build.nodes import Item
 from pytest_containers.images.build.remote import GitSource, HttpSource, read_remote
 from pytest_containers.images.origin import printable
+from pytest_containers.images.store import Store
 from pytest_containers.images.transport import Settings
 
 __all__ = ["Remote", "Remotes"]
@@ -33,15 +33,19 @@ class Remote:
 
 
 class Remotes:
-    """Fetches for one build, into *folder*; safe between threads. Close it at the build's end.
+    """Fetches for one build, into *store*; safe between threads. Close it at the build's end.
 
     *agent* is the socket of the SSH agent that git may ask, empty for none.
     """
 
-    def __init__(self, folder: Path, settings: Settings, agent: str, check: Callable[[], None]) -> None:
-        self._downloads = Downloads(folder / "downloads", settings)
+    def __init__(self, store: Store, settings: Settings, agent: str, check: Callable[[], None]) -> None:
+        self._downloads = Downloads(store, settings)
         self._repositories = Repositories(
-            folder / "git", agent=agent, offline=settings.offline, environ=settings.environ, check=check
+            store.root / "build" / "git",
+            agent=agent,
+            offline=settings.offline,
+            environ=settings.environ,
+            check=check,
         )
 
     def close(self) -> None:

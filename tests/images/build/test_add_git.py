@@ -186,6 +186,20 @@ def test_repository_is_there_offline_by_its_commit(
     assert "offline" in caught.value.seen
 
 
+def test_repository_that_nobody_asks_for_goes(site: Site, server: WebServer, repository: Repository) -> None:
+    """What was fetched of a repository and not wanted for a month goes with the next fetch."""
+    assert repository.bare.exists()
+    other = Repository(repository.bare.parent, "other")
+    other.commit(within="x")
+    _names(site, f"ADD {server.url('/x.git')} /g/")
+    folder = site.store.root / "build/git"
+    (lock,) = folder.glob("*.lock")
+    os.utime(lock, (0, 0))
+    _names(site, f"ADD {server.url('/other.git')} /g/")
+    assert len([path for path in folder.iterdir() if path.is_dir()]) == 1
+    assert not lock.exists()
+
+
 @pytest.mark.parametrize("ref", ["missing", "--upload-pack=touch", "main:missing"])
 def test_repository_without_what_is_named_is_told(
     site: Site, server: WebServer, repository: Repository, ref: str

@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 
 from pytest_containers.errors import BuildFailed, DigestMismatch, SpecInvalid
+from pytest_containers.images.digest import Digest
+from pytest_containers.images.prune import prune
 from tests.images.build.corpus import base_tar
 from tests.images.build.plain import Site
 from tests.images.build.webserver import Page, WebServer, serving
@@ -84,7 +86,7 @@ def test_url_with_a_checksum_is_verified(site: Site, server: WebServer) -> None:
     with pytest.raises(DigestMismatch, match=r"^Dockerfile:2: .* is not what --checksum says") as caught:
         site.tree("FROM base", f"ADD --checksum={_digest(b'wanted')} {server.url('/x')} /srv/")
     assert _digest(b"other") in caught.value.seen
-    assert not [path for path in (site.store.root / "build/downloads").iterdir() if path.suffix != ".lock"]
+    assert not site.store.blobs.has(Digest.parse(_digest(b"other")))
 
 
 def test_url_with_a_checksum_is_fetched_once(site: Site, server: WebServer) -> None:
@@ -95,6 +97,26 @@ def test_url_with_a_checksum_is_fetched_once(site: Site, server: WebServer) -> N
     site.settings = replace(site.settings, offline=True)
     assert "/srv/x" in site.tree("FROM base", line, use_cache=False)
     assert len(server.asked) == 1
+
+
+def test_url_with_another_checksum_than_sha256_is_verified(site: Site, server: WebServer) -> None:
+    """--checksum takes sha512, and what it has verified is not asked for again."""
+    server.pages["/x"] = Page(content=b"x")
+    line = f"ADD --checksum=sha512:{hashlib.sha512(b'x').hexdigest()} {server.url('/x')} /srv/"
+    site.tree("FROM base", line)
+    assert "/srv/x" in site.tree("FROM base", line, use_cache=False)
+    assert len(server.asked) == 1
+
+
+def test_url_that_nobody_wants_any_more_is_pruned(site: Site, server: WebServer) -> None:
+    """What was fetched is an entry of the build cache, and goes with it."""
+    server.pages["/x"] = Page(content=b"x")
+    site.tree("FROM base", f"ADD {server.url('/x')} /srv/")
+    digest = Digest.parse(_digest(b"x"))
+    prune(site.store)
+    assert site.store.blobs.has(digest)
+    prune(site.store, max_bytes=0)
+    assert not site.store.blobs.has(digest)
 
 
 def test_url_is_refused_offline(site: Site, server: WebServer) -> None:
