@@ -14,6 +14,7 @@ from pytest_containers.images.build.bases import Bases
 from pytest_containers.images.build.cache import StepCache
 from pytest_containers.images.build.contexts import Contexts
 from pytest_containers.images.build.halt import Halt
+from pytest_containers.images.build.hashes import Hashes
 from pytest_containers.images.build.layers import Layers
 from pytest_containers.images.build.mounts import Grants, Mounts
 from pytest_containers.images.build.remotes import Remotes
@@ -59,7 +60,8 @@ class Builder:
         self._built: dict[int, State] = {}
         cache = StepCache(store)
         layers = Layers(store, runner, cache, self._halt, use_cache=settings.use_cache, epoch_s=plan.epoch_s)
-        contexts = Contexts(settings.context, settings.dockerfile, settings.contexts)
+        self._hashes = Hashes(store.root / "build" / "hashes")
+        contexts = Contexts(settings.context, settings.dockerfile, settings.contexts, self._hashes)
         grants = Grants(secrets=settings.secrets, ssh=settings.ssh)
         mounts = Mounts(Volumes(store.root / "build" / "mounts"), grants, layers.open, runner.sockets)
         agent = settings.ssh.get("default", "")
@@ -75,6 +77,12 @@ class Builder:
         BuildFailed for a command that fails, SpecInvalid, with file and line, for what cannot be
         meant.
         """
+        try:
+            return self._build()
+        finally:
+            self._hashes.save()
+
+    def _build(self) -> State:
         if len(self._plan.stages) == 1:
             with contextlib.closing(self._remotes):
                 return self._walk.walk(self._plan.stages[0])

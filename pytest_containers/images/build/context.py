@@ -15,6 +15,7 @@ from typing import Self
 from pytest_containers.errors import SpecInvalid
 from pytest_containers.images.build import wildcard
 from pytest_containers.images.build.disk import DiskTree
+from pytest_containers.images.build.hashes import Hashes
 from pytest_containers.images.build.ignore import Ignore, ignore_names
 from pytest_containers.images.build.instruction import Add, Copy
 from pytest_containers.images.build.nodes import InlineTree, Item
@@ -33,10 +34,13 @@ class Context:
     root: Path
     ignore: Ignore
     ignored_by: str
+    hashes: Hashes | None = None
 
     @classmethod
-    def open(cls, folder: Path, dockerfile: str = "Dockerfile") -> Self:
+    def open(cls, folder: Path, dockerfile: str = "Dockerfile", *, hashes: Hashes | None = None) -> Self:
         """Return the context in *folder*; the ignore file beside *dockerfile* goes first.
+
+        What *hashes* know of large files is not read again.
 
         Raises SpecInvalid where *folder* is none, or for a malformed pattern.
         """
@@ -49,8 +53,8 @@ class Context:
         for name in ignore_names(dockerfile):
             with contextlib.suppress(FileNotFoundError, IsADirectoryError, NotADirectoryError):
                 content = (root / name).read_bytes()
-                return cls(root=root, ignore=Ignore.parse(content, name), ignored_by=name)
-        return cls(root=root, ignore=Ignore(), ignored_by=".dockerignore")
+                return cls(root=root, ignore=Ignore.parse(content, name), ignored_by=name, hashes=hashes)
+        return cls(root=root, ignore=Ignore(), ignored_by=".dockerignore", hashes=hashes)
 
     def select(self, transfer: Copy | Add, fetched: Sequence[list[Item]] = ()) -> Selection:
         """Return what the expanded *transfer* copies from here, and its inline files.
@@ -62,10 +66,16 @@ class Context:
             picker = Picker(
                 tree=tree, place="the build context", ignore=self.ignore, ignored_by=self.ignored_by
             )
-            return select(picker, transfer, fetched)
+            return select(picker, transfer, fetched, hashes=self.hashes)
 
 
-def select(picker: Picker, transfer: Copy | Add, fetched: Sequence[list[Item]] = ()) -> Selection:
+def select(
+    picker: Picker,
+    transfer: Copy | Add,
+    fetched: Sequence[list[Item]] = (),
+    *,
+    hashes: Hashes | None = None,
+) -> Selection:
     """Return what *transfer* copies from the tree of *picker*; see `Context.select`."""
     parents = isinstance(transfer, Copy) and transfer.parents
     items: list[Item] = []
@@ -88,4 +98,5 @@ def select(picker: Picker, transfer: Copy | Add, fetched: Sequence[list[Item]] =
         unpack=isinstance(transfer, Add) and transfer.unpack is not False,
         single=len(transfer.sources) + len(transfer.contents) == 1,
         nothing=wild == len(transfer.sources) + len(transfer.contents),
+        hashes=hashes,
     )

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pytest_containers.errors import SpecInvalid
 from pytest_containers.images.build.context import Context
+from pytest_containers.images.build.hashes import Hashes
 from pytest_containers.images.build.origins import Origin
 
 __all__ = ["Contexts"]
@@ -15,9 +16,12 @@ __all__ = ["Contexts"]
 class Contexts:
     """Opens the folders that files come from: *folder*, and those of *named*."""
 
-    def __init__(self, folder: Path, dockerfile: str, named: Mapping[str, str]) -> None:
+    def __init__(
+        self, folder: Path, dockerfile: str, named: Mapping[str, str], hashes: Hashes | None = None
+    ) -> None:
         self._named = {name.lower(): Path(place) for name, place in named.items()}
-        self._main = Context.open(folder, dockerfile)
+        self._hashes = hashes
+        self._main = Context.open(folder, dockerfile, hashes=hashes)
 
     def of(self, origin: Origin) -> Context:
         """Return the context that *origin* means, with the ignore file that lies in it.
@@ -28,4 +32,4 @@ class Contexts:
             return self._main
         if origin.name not in self._named:
             raise SpecInvalid(f"there is no context named {origin.name}", mend="pass it in contexts=")
-        return Context.open(self._named[origin.name])
+        return Context.open(self._named[origin.name], hashes=self._hashes)

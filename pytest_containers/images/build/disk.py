@@ -111,6 +111,13 @@ class DiskTree:
             size=status.st_size if kind == "file" else 0,
             mtime_ns=status.st_mtime_ns,
             link=os.readlink(name, dir_fd=folder) if kind == "link" else "",
+            stamp=(
+                status.st_dev,
+                status.st_ino,
+                status.st_size,
+                status.st_mtime_ns,
+                status.st_ctime_ns,
+            ),
             inode=(status.st_dev, status.st_ino) if kind == "file" and status.st_nlink > 1 else None,
             xattrs={} if kind == "link" else carried(folder, name),
         )

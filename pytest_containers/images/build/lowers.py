@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from pytest_containers.errors import LayerCorrupt
+from pytest_containers.errors import LayerCorrupt, SpecInvalid
 from pytest_containers.images.attributes import is_opaque
 from pytest_containers.images.build.nodes import Kind, Node, carried
 from pytest_containers.images.tree import is_whiteout
@@ -76,6 +76,8 @@ class LowerTree:
                 file = os.open(name, _FILE, dir_fd=descriptor)
             except FileNotFoundError:
                 continue
+            except OSError as error:
+                raise _unreadable(path, error) from error
             if stat.S_ISREG(os.fstat(file).st_mode):
                 return os.fdopen(file, "rb", buffering=0)
             os.close(file)
@@ -118,6 +120,8 @@ class LowerTree:
                 continue
             except NotADirectoryError:  # a link or a whiteout as well
                 break
+            except OSError as error:
+                raise _unreadable(name, error) from error
             found.append(descriptor)
             self._devices[descriptor] = self._devices[folder]
             if os.fstat(descriptor).st_dev != self._devices[folder]:
@@ -133,6 +137,14 @@ class LowerTree:
                 os.close(descriptor)
                 self._devices.pop(descriptor, None)
         del self._names[max(kept - 1, 0) :]
+
+
+def _unreadable(path: str, error: OSError) -> SpecInvalid:
+    return SpecInvalid(
+        f"/{path} in the layers cannot be read",
+        seen=error.strerror or str(error),
+        mend="copy what this user may read, or build as root",
+    )
 
 
 def _is_device(entry: os.DirEntry[str]) -> bool:

@@ -25,7 +25,8 @@ class Node:
 
     *owner* is None where the file's own does not count, *mtime_ns* where it has none: it is as
     old as its copy. *device* is a device number as makedev(3) makes it. *inode* is the same for
-    all names of a file that has several.
+    all names of a file that has several. *stamp* stands for the content of a file on disk, its
+    change time last (`hashes.Hashes`).
     """
 
     kind: Kind
@@ -36,6 +37,7 @@ class Node:
     owner: tuple[int, int] | None = None
     device: int = 0
     inode: tuple[int, int] | None = None
+    stamp: tuple[int, ...] = ()
     xattrs: Mapping[str, bytes] = field(default_factory=dict)
 
 

@@ -12,9 +12,11 @@ import io
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import BinaryIO, Final, Self, cast
 
 from pytest_containers.errors import SpecInvalid
+from pytest_containers.images.build.hashes import Hashes
 from pytest_containers.images.build.nodes import PIECE_BYTES, Item
 from pytest_containers.images.build.source import Location
 from pytest_containers.images.build.tarball import is_archive
@@ -74,18 +76,26 @@ class Selection:
 
     @classmethod
     def of(
-        cls, items: Iterable[Item], *, location: Location, unpack: bool, single: bool, nothing: bool = False
+        cls,
+        items: Iterable[Item],
+        *,
+        location: Location,
+        unpack: bool,
+        single: bool,
+        nothing: bool = False,
+        hashes: Hashes | None = None,
     ) -> Self:
         """Read the content of *items*; *single* tells that they are of a single source.
 
-        With *unpack* the archives among the named ones are to be unpacked. Raises SpecInvalid.
+        With *unpack* the archives among the named ones are to be unpacked. What *hashes* know is
+        not read. Raises SpecInvalid.
         """
         hasher = hashlib.sha256()
         chosen: list[Chosen] = []
         names: dict[object, str] = {}
         kept = 0
         for item in items:
-            one = _choose(item, unpack=unpack, keep=kept < _KEPT_BYTES)
+            one = _choose(item, hashes, unpack=unpack, keep=kept < _KEPT_BYTES)
             kept += item.node.size if item.node.size <= _SMALL_BYTES else 0
             # The names of one file stay names of one file.
             first = names.setdefault((id(item.tree), item.node.inode), item.name) if item.node.inode else ""
@@ -132,16 +142,18 @@ class _Hashing(io.RawIOBase):
         return "" if self._left or self._stream.read(1) else self._hasher.hexdigest()
 
 
-def _choose(item: Item, *, unpack: bool, keep: bool) -> Chosen:
+def _choose(item: Item, hashes: Hashes | None, *, unpack: bool, keep: bool) -> Chosen:
     if item.node.kind != "file":
         return Chosen(item=item, content="", unpacked=False)
     data: bytes | None = None
-    with item.tree.open(item.path) as stream:
-        if item.node.size <= _SMALL_BYTES and keep:
+    if item.node.size <= _SMALL_BYTES and keep:
+        with item.tree.open(item.path) as stream:
             data = stream.read(item.node.size + 1)
-            digest = hashlib.sha256(data).hexdigest() if len(data) == item.node.size else ""
-        else:
-            digest = _Hashing(stream, item.node.size).finish()
+        digest = hashlib.sha256(data).hexdigest() if len(data) == item.node.size else ""
+    elif hashes is not None and item.node.stamp and item.node.size > _SMALL_BYTES:
+        digest = hashes.of(item.node.stamp, item.node.stamp[-1], partial(_hash, item))
+    else:
+        digest = _hash(item)
     if not digest:
         raise _changed(item)
     unpacked = False
@@ -149,6 +161,12 @@ def _choose(item: Item, *, unpack: bool, keep: bool) -> Chosen:
         with item.tree.open(item.path) as stream:
             unpacked = is_archive(stream)
     return Chosen(item=item, content=digest, unpacked=unpacked, _data=data)
+
+
+def _hash(item: Item) -> str:
+    """Return the hash of the content, empty where it has not its size any more."""
+    with item.tree.open(item.path) as stream:
+        return _Hashing(stream, item.node.size).finish()
 
 
 def _described(one: Chosen, first: str) -> bytes:
