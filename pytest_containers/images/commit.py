@@ -120,15 +120,16 @@ def add_layer(
 
 
 def pack_layer(
-    store: Store, chunks: Iterator[bytes], *, expected: str | None = None
+    store: Store, chunks: Iterator[bytes], *, expected: str | None = None, plain_gzip: bool = False
 ) -> tuple[Descriptor, str, bool]:
     """Keep a plain layer tar as a gzip blob; return it, its DiffID, and whether the blob is new.
 
+    *plain_gzip* packs it as the standard library does.
     Raises DigestMismatch where the DiffID is not the *expected* one; where none is known,
     LayerCorrupt for a tar without its end. Nothing is kept then.
     """
     plain = hashlib.sha256()
-    squeeze = deflate.deflater()
+    squeeze = deflate.deflater(plain=plain_gzip)
     tail = b""
     with store.blobs.create() as blob, contextlib.closing(ahead(chunks, plain.update)) as read:
         for chunk in read:

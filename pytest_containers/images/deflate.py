@@ -61,12 +61,13 @@ def inflater() -> Inflater:
     return _library()[0].decompressobj(_GZIP_FORMAT)
 
 
-def deflater() -> Deflater:
+def deflater(*, plain: bool = False) -> Deflater:
     """Return what packs one gzip member, fast: a layer is written once and read a few times.
 
-    The header names neither file nor time, so the same bytes are packed to the same bytes.
+    The header names neither file nor time, so the same bytes are packed to the same bytes; *plain*
+    asks for those of the standard library, whatever else is installed.
     """
-    library, level = _library()
+    library, level = (cast("_Library", zlib), _ZLIB_LEVEL) if plain else _library()
     return library.compressobj(level, wbits=_GZIP_FORMAT)
 
 

@@ -75,3 +75,11 @@ def test_deflater_is_the_fast_one_where_it_is_there(library: str) -> None:
     """ISA-L is used where it can be imported, else the standard library."""
     own = type(deflate.deflater()).__module__
     assert own == type(zlib.compressobj()).__module__ if library == "zlib" else own.startswith("isal")
+
+
+@pytest.mark.usefixtures("library")
+def test_deflater_is_plain_where_asked() -> None:
+    """For the same bytes on any machine the standard library packs, whatever else is there."""
+    expected = zlib.compressobj(1, wbits=31)
+    packed = deflate.deflater(plain=True)
+    assert packed.compress(PLAIN) + packed.flush() == expected.compress(PLAIN) + expected.flush()
