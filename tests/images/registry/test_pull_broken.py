@@ -87,6 +87,21 @@ def test_broken_download_begins_again_where_range_is_refused(
     assert ranges(faulty, image) == ["", "bytes=100-", ""]
 
 
+def test_broken_manifest_is_asked_for_again(
+    faulty: Faulty, image: Image, store: Store, settings: Settings
+) -> None:
+    """A manifest whose body breaks off is fetched anew, a bounded number of times."""
+    path = "/v2/app/manifests/latest"
+    whole = faulty.answer(body=image.data)
+    faulty.on("GET", path, replace(whole, cut=20), replace(whole, cut=0), whole)
+    pull(store, Reference.parse(f"{faulty.host}/app"), settings=settings)
+    assert faulty.paths("GET").count(path) == 3
+    faulty.on("GET", path, replace(whole, cut=20))
+    with pytest.raises(RegistryError, match="broke off"):
+        pull(store, Reference.parse(f"{faulty.host}/app"), settings=settings)
+    assert faulty.paths("GET").count(path) == 3 + settings.attempts
+
+
 def test_broken_download_is_given_up_without_progress(
     faulty: Faulty, image: Image, store: Store, settings: Settings
 ) -> None:

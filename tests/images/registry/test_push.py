@@ -129,6 +129,20 @@ def test_push_sends_the_manifest_last_and_as_it_is(
     assert taken == {str(digest): blob for digest, blob in image.blobs.items()}
 
 
+@pytest.mark.parametrize("status", [200, 202])
+def test_push_that_is_not_answered_by_a_registry_is_looked_for(
+    faulty: Faulty, image: Image, store: Store, settings: Settings, status: int
+) -> None:
+    """A page in a registry's place says 200 to everything; a manifest that was stored can be found."""
+    accept(faulty, image)
+    faulty.on("PUT", "/v2/app/manifests/latest", faulty.answer(status=status))
+    name = image.put(store, f"{faulty.host}/app")
+    with pytest.raises(RegistryError, match="is not there"):
+        push(store, name, settings=settings)
+    faulty.on("HEAD", "/v2/app/manifests/latest", faulty.answer())
+    assert push(store, name, settings=settings) == image.digest
+
+
 def test_push_by_digest_goes_under_the_digest(
     faulty: Faulty, image: Image, store: Store, settings: Settings
 ) -> None:

@@ -98,6 +98,16 @@ def test_bearer_token_is_fetched_for_the_scope(
     assert "authorization" not in other.asked[0].headers
 
 
+def test_bearer_token_that_breaks_off_is_asked_for_again(
+    faulty: Faulty, other: Faulty, settings: Settings
+) -> None:
+    """A token server's answer that is cut short is no refusal."""
+    guard(faulty, "Bearer t0k", f'Bearer realm="{other.url}/token"')
+    whole = other.answer(body=b'{"token": "t0k"}')
+    other.on("GET", "/token", replace(whole, cut=5), whole)
+    assert read(faulty, settings) == b"{}"
+
+
 def test_bearer_scope_of_the_registry_goes_first(faulty: Faulty, other: Faulty, settings: Settings) -> None:
     """A scope that the challenge names is asked for before our own."""
     guard(faulty, "Bearer t", f'Bearer realm="{other.url}/token",scope="repository:real/app:pull"')

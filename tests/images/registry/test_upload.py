@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -11,6 +12,7 @@ import pytest
 from pytest_containers.errors import RegistryError, Unauthorized
 from pytest_containers.images import manifest as m
 from pytest_containers.images.credentials import Keychain
+from pytest_containers.images.digest import Digest
 from pytest_containers.images.registry import Registry
 from pytest_containers.images.transport import Transport
 from pytest_containers.images.upload import Upload
@@ -75,8 +77,14 @@ class Taker:
         return self.faulty.answer(status=201 if right else 400)
 
 
-def upload(faulty: Faulty, store: Store, settings: Settings, sources: Sequence[str] = ()) -> None:
-    """Upload the blob into ``app``."""
+def upload(
+    faulty: Faulty,
+    store: Store,
+    settings: Settings,
+    sources: Sequence[str] = (),
+    digest: Digest | None = None,
+) -> None:
+    """Upload the blob into ``app``, under its sha256 digest where no other is given."""
     with Transport(settings) as transport:
         registry = Registry(faulty.host, transport=transport, keychain=Keychain(environ=settings.environ))
         one = Upload(
@@ -86,7 +94,8 @@ def upload(faulty: Faulty, store: Store, settings: Settings, sources: Sequence[s
             transport=transport,
             sources=lambda _: sources,
         )
-        one.blob(m.Descriptor(media_type=m.OCI_LAYER, digest=store.blobs.add(BLOB), size=len(BLOB)))
+        name = digest or store.blobs.add(BLOB)
+        one.blob(m.Descriptor(media_type=m.OCI_LAYER, digest=name, size=len(BLOB)))
 
 
 @pytest.fixture
@@ -136,6 +145,28 @@ def test_broken_chunk_goes_on_where_the_registry_says(
     assert sequence(faulty).count("GET") == 2
     assert bytes(taker.held) == BLOB
     assert sequence(faulty).count("POST") == 1
+
+
+def test_upload_of_which_nothing_is_there_begins_again(
+    faulty: Faulty, taker: Taker, store: Store, settings: Settings
+) -> None:
+    """Docker's registry says ``0-0`` of no byte and of one: neither is resumed."""
+    faulty.on("PATCH", PLACE, faulty.answer(status=502), taker.patch)
+    upload(faulty, store, replace(settings, upload_chunk_bytes=500))
+    assert sequence(faulty) == ["POST", "PATCH", "GET", "DELETE", "POST", "PATCH", "PATCH", "PUT"]
+    assert bytes(taker.held) == BLOB
+
+
+def test_upload_says_which_digest_it_will_have(faulty: Faulty, store: Store, settings: Settings) -> None:
+    """A digest that is not of sha256 is announced, so that the registry hashes by it from the start."""
+    digest = Digest.parse("sha512:" + hashlib.sha512(BLOB).hexdigest())
+    with store.blobs.receive(digest, len(BLOB)) as writer:
+        writer.write(BLOB)
+        writer.commit()
+    taker = Taker(faulty, digest)
+    upload(faulty, store, settings, digest=digest)
+    assert faulty.paths("POST") == ["/v2/app/blobs/uploads/?digest-algorithm=sha512"]
+    assert bytes(taker.held) == BLOB
 
 
 def test_upload_that_the_registry_forgot_begins_again(
