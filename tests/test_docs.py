@@ -2,12 +2,13 @@
 
 A Python block is a whole test file and is run; one marked ``notest`` is compiled only. A code
 span that looks like a Python file must be one, below the root or below the package, and
-``file.py:Class.method`` must name what that file holds.
+``file.py:Class.method`` or ``file.py::test_name`` must name what that file holds.
 """
 
 from __future__ import annotations
 
 import ast
+import importlib
 import re
 import subprocess
 import sys
@@ -25,7 +26,7 @@ PACKAGE: Final = ROOT / "pytest_containers"
 _FENCE: Final = re.compile(r"^```(?P<mark>[^\n]*)\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL)
 _LINK: Final = re.compile(r"\[[^\]]+\]\((?P<target>[^)\s]+)\)")
 _SPAN: Final = re.compile(r"`(?P<text>[^`\n]+)`")
-_NAMED: Final = re.compile(r"(?P<path>[\w./-]+\.(?:py|toml|ini|md))(?::(?P<name>[A-Za-z_][\w.]*))?")
+_NAMED: Final = re.compile(r"(?P<path>[\w./-]+\.(?:py|toml|ini|md))(?:::?(?P<name>[A-Za-z_][\w.]*))?")
 _OPTION: Final = re.compile(r"--containers-[a-z-]+[a-z]")
 _HEADING: Final = re.compile(r"^#+ +(?P<text>.+)$", re.MULTILINE)
 
@@ -191,3 +192,30 @@ def test_dependencies_page_is_complete() -> None:
     names = {re.split(r"[<>=!~\[; ]", want)[0] for want in wanted} - {"pytest-containers"}
     page = _prose(ROOT / "docs" / "dependencies.md")
     assert {text for text in _HEADING.findall(page) if text.islower()} == names
+
+
+def _first_column(page: str, heading: str) -> list[str]:
+    """Return what stands in the first column of the first table below a heading."""
+    below = _prose(ROOT / "docs" / page).partition(f"## {heading}\n")[2].partition("\n## ")[0]
+    table = re.search(r"^\|.*\|\n\|[-|]+\|\n(?P<rows>(?:\|.*\|\n)+)", below, re.MULTILINE)
+    assert table is not None, f"{page} has no table below {heading!r}"
+    return [row.split("|")[1].strip() for row in table["rows"].splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("page", "heading", "module", "names"),
+    [
+        ("store.md", "Hostile layers", "tests.images.registry.test_hostile", ["CASES"]),
+        ("store.md", "What the fuzzers tried", "tests.fuzz.targets", ["TARGETS"]),
+        (
+            "registries.md",
+            "What was done to it",
+            "tests.images.registry.test_fault_proxy",
+            ["PASSING", "LASTING"],
+        ),
+    ],
+)
+def test_table_tells_what_was_tried(page: str, heading: str, module: str, names: list[str]) -> None:
+    """A table of what was tried has a row for each, in their order, and no other."""
+    tried = importlib.import_module(module)
+    assert _first_column(page, heading) == [case for name in names for case in getattr(tried, name)]
