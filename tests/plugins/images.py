@@ -41,7 +41,9 @@ _BOOTSTRAP: Final = (
 @contextlib.contextmanager
 def workshop(container: ContainerFactory, image: str, *packages: str) -> Iterator[Container]:
     """Lend a container of *image* in which Debian's *packages* are installed and not started."""
-    box = container(image, command=["sleep", "infinity"], privileged="mmdebstrap" in packages)
+    # What apt fetches goes to memory, of which no image is made.
+    caches = ["/var/cache/apt", "/var/lib/apt/lists"]
+    box = container(image, command=["sleep", "infinity"], privileged="mmdebstrap" in packages, tmpfs=caches)
     try:
         box.write_bytes("/usr/sbin/policy-rc.d", _NO_SERVICES, mode=0o755)
         box.exec(["apt-get", "update"], check=True)
