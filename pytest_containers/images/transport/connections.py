@@ -11,6 +11,7 @@ from urllib.parse import unquote, urlsplit
 
 from pytest_containers.errors import RegistryError
 from pytest_containers.images.origin import Origin, printable
+from pytest_containers.images.transport.heads import pools
 from pytest_containers.images.transport.pace import TooSlow
 from pytest_containers.images.transport.proxies import proxy_for
 from pytest_containers.images.transport.settings import Settings
@@ -62,16 +63,20 @@ class Connections:
         # Reading the system's authorities takes 20 ms; plain http has no use for them.
         context = _context(folders) if origin.scheme == "https" or folders else None
         size = max(self._settings.parallel, 1) + 1
-        if not proxy:
-            return urllib3.PoolManager(maxsize=size, timeout=timeout, ssl_context=context)
-        parts = urlsplit(proxy if "://" in proxy else "http://" + proxy)
-        return urllib3.ProxyManager(
-            parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl(),
-            proxy_headers=_proxy_headers(unquote(parts.username or ""), unquote(parts.password or "")),
-            maxsize=size,
-            timeout=timeout,
-            ssl_context=context,
-        )
+        pool: urllib3.PoolManager
+        if proxy:
+            parts = urlsplit(proxy if "://" in proxy else "http://" + proxy)
+            pool = urllib3.ProxyManager(
+                parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl(),
+                proxy_headers=_proxy_headers(unquote(parts.username or ""), unquote(parts.password or "")),
+                maxsize=size,
+                timeout=timeout,
+                ssl_context=context,
+            )
+        else:
+            pool = urllib3.PoolManager(maxsize=size, timeout=timeout, ssl_context=context)
+        pool.pool_classes_by_scheme = pools(self._settings)
+        return pool
 
 
 def failure(method: str, url: str, error: Exception) -> RegistryError:

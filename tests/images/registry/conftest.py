@@ -81,7 +81,8 @@ class Asked:
 class Answer:
     """What to answer; *cut* sends only so many bytes of the body and hangs up.
 
-    *hold* sends half of the body and waits for the event.
+    *hold* sends half of the body and waits for the event. *raw* is all that is sent in its place;
+    with *hold* a byte follows now and then until the event.
     """
 
     status: int = 200
@@ -90,6 +91,7 @@ class Answer:
     cut: int | None = None
     length: bool = True
     hold: threading.Event | None = None
+    raw: bytes = b""
 
 
 Act = Callable[[Asked], Answer]
@@ -122,6 +124,13 @@ class Faulty:
                 self.write(faulty.decide(asked))
 
             def write(self, answer: Answer) -> None:
+                if answer.raw:
+                    self.wfile.write(answer.raw)
+                    self.close_connection = True
+                    while answer.hold is not None and not answer.hold.wait(0.02):
+                        self.wfile.flush()
+                        self.wfile.write(b"x")
+                    return
                 self.send_response(answer.status)
                 for name, value in answer.headers.items():
                     self.send_header(name, value)

@@ -66,6 +66,10 @@ def _carried_out_and_cut(forward: Forward) -> Answer:
     return Answer(status=0, length=False, cut=0)
 
 
+def _cut_headers(forward: Forward) -> Answer:
+    return Answer(raw=b"HTTP/1.1 %d Told\r\nServer: a\r\nX-Cut: in the mid" % forward().status)
+
+
 def _status(status: int, **headers: str) -> Fault:
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     return lambda _: Answer(status=status, headers=named)
@@ -74,6 +78,7 @@ def _status(status: int, **headers: str) -> Fault:
 PASSING: Final[dict[str, Fault]] = {
     "hang-up": lambda _: Answer(status=0, length=False, cut=0),
     "hang-up after the deed": _carried_out_and_cut,
+    "cut in the headers": _cut_headers,
     "cut in the middle": _cut,
     "held in the middle": lambda forward: replace(forward(), hold=threading.Event()),
     "429": _status(429, Retry_After="0"),

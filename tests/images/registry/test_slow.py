@@ -125,3 +125,15 @@ def test_slow_body_that_nobody_reads_holds_nothing_up(
         faulty.on("GET", "/x", faulty.answer(body=b"y"))
         with transport.send("GET", f"{faulty.url}/x") as reply:
             assert reply.read(10) == b"y"
+
+
+@pytest.mark.parametrize("head", [b"HTTP/1.1 2", b"HTTP/1.1 200 Told\r\nX-Long: "])
+def test_slow_head_is_no_reply(
+    faulty: Faulty, held: threading.Event, store: Store, settings: Settings, head: bytes
+) -> None:
+    """A status line or header that trickles is given up, though a byte comes before each timeout."""
+    faulty.on("GET", "/v2/app/manifests/latest", faulty.answer(raw=head, hold=held))
+    short = replace(settings, floor_window_s=0.1, attempts=2)
+    with pytest.raises(RegistryError, match="broke off") as caught:
+        pull(store, Reference.parse(f"{faulty.host}/app"), settings=short)
+    assert caught.value.seen == "the head of the reply comes too slowly"

@@ -85,6 +85,13 @@ def test_connection_that_breaks_is_tried_again(faulty: Faulty, settings: Setting
     assert get(settings, f"{faulty.url}/x") == (200, b"ok")
 
 
+@pytest.mark.parametrize("head", [b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nETa"])
+def test_reply_that_ends_in_its_head_is_none(faulty: Faulty, settings: Settings, head: bytes) -> None:
+    """Headers that did not come are not headers that are missing: the request is made again."""
+    faulty.on("GET", "/x", faulty.answer(raw=head), faulty.answer(body=b"ok"))
+    assert get(settings, f"{faulty.url}/x") == (200, b"ok")
+
+
 @pytest.mark.parametrize("wait", ["0", "soon", "", "-1"])
 def test_retry_after_of_nothing_is_no_wait(faulty: Faulty, settings: Settings, wait: str) -> None:
     """A Retry-After of 0, or one that says nothing, does not hold the next try up."""
