@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 import threading
-import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from urllib.parse import urlencode
@@ -81,7 +80,7 @@ class Authorizer:
             if challenge is None:
                 return None
             grant = self._grants.get(frozenset(scopes))
-            if grant is None or grant.until <= time.monotonic():
+            if grant is None or grant.until <= self._transport.settings.clock():
                 grant = self._grant(challenge, tuple(scopes))
             return grant.header if grant is not None else None
 
@@ -158,7 +157,7 @@ class Authorizer:
                 seen=f"{printable(realm)} answers {reply.status}; {self._looked}",
                 mend=f"check the credentials for {self._host}",
             )
-        return _read_grant(said, self._host)
+        return _read_grant(said, self._host, self._transport.settings.clock())
 
     def _exchange(self, realm: str, service: str, scopes: tuple[str, ...]) -> Reply | None:
         """Turn an identity token into an access token (oauth.md); None where that is not possible."""
@@ -195,7 +194,7 @@ class Authorizer:
         )
 
 
-def _read_grant(said: Secret, host: str) -> _Grant:
+def _read_grant(said: Secret, host: str, now: float) -> _Grant:
     try:
         fields = Fields.parse(said, "the token server's answer")
         token = Secret(fields.text("token") or fields.text("access_token"))
@@ -205,4 +204,4 @@ def _read_grant(said: Secret, host: str) -> _Grant:
         raise RegistryError(f"{host} gives no token", seen=error.what) from None
     if not token or not token.isascii() or not token.isprintable():
         raise RegistryError(f"{host} gives no token", seen="neither token nor access_token in the answer")
-    return _Grant(header=Secret(f"Bearer {token}"), until=time.monotonic() + max(life_s - _MARGIN_S, 1))
+    return _Grant(header=Secret(f"Bearer {token}"), until=now + max(life_s - _MARGIN_S, 1))

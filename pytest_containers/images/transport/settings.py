@@ -21,10 +21,11 @@ class Settings:
     *insecure* names hosts, with or without a port, that may be spoken to by plain http; loopback
     always may. *attempts* counts the tries of one request, the first pause between them is
     *backoff_s* and each next twice as long; a Retry-After beyond *wait_limit_s* is not waited for.
-    A body of which fewer than *floor_bytes_per_s* came during *floor_window_s* of waiting, by *clock*,
-    has broken off, as has a head that took longer than that window. *certificates* are folders laid
-    out as Docker's certs.d: ``HOST/*.crt`` are authorities, ``*.cert`` and ``*.key`` the client's
-    pair. *environ* is read for proxies and credentials.
+    A body of which fewer than *floor_bytes_per_s* came during *floor_window_s* of waiting has broken
+    off, as has a head that took longer than that window; *clock* counts the seconds of bodies and of
+    tokens' lives. *certificates* are folders laid out as Docker's certs.d: ``HOST/*.crt`` are
+    authorities, ``*.cert`` and ``*.key`` the client's pair. *environ* is read for proxies and
+    credentials.
     """
 
     mirrors: Mapping[str, tuple[str, ...]] = field(default_factory=dict)

@@ -168,6 +168,25 @@ def test_bearer_token_is_used_until_it_is_refused(faulty: Faulty, other: Faulty,
         assert len(other.asked) == 2
 
 
+@pytest.mark.parametrize(("told", "life_s"), [({"expires_in": 300}, 290), ({"expires_in": 5}, 1), ({}, 50)])
+def test_bearer_token_is_renewed_before_its_end(
+    faulty: Faulty, other: Faulty, settings: Settings, told: dict[str, int], life_s: int
+) -> None:
+    """Ten seconds before a token ends the next request brings a new one; no word means a minute."""
+    now = [1000.0]
+    guard(faulty, "Bearer t", f'Bearer realm="{other.url}/token"')
+    other.on("GET", "/token", other.answer(body=json.dumps({"token": "t", **told}).encode()))
+    with Transport(replace(settings, clock=lambda: now[0])) as transport:
+        registry = Registry(faulty.host, transport=transport, keychain=Keychain(environ=settings.environ))
+        registry.manifest("app", "latest")
+        now[0] += life_s - 0.5
+        registry.manifest("app", "latest")
+        assert len(other.asked) == 1
+        now[0] += 1
+        registry.manifest("app", "latest")
+        assert len(other.asked) == 2
+
+
 def test_bearer_is_taken_before_basic(faulty: Faulty, other: Faulty, settings: Settings) -> None:
     """Where a registry offers both, the password goes to the token server alone."""
     guard(faulty, "Bearer t", f'Basic realm="x", Bearer realm="{other.url}/token"')
