@@ -196,7 +196,7 @@ class Registry:
 
     def refusal(self, reply: Reply, what: str) -> ImageError:
         """Return what a reply other than success means, in the registry's own words."""
-        seen = f"status {reply.status} from {self}"
+        seen = f"status {reply.status} from {self}" + (f" ({reply.tries} tries)" if reply.tries > 1 else "")
         said = self._said(reply)
         if said:
             seen += f": {said}"

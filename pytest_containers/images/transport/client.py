@@ -83,8 +83,11 @@ class Transport:
         import tenacity
         from urllib3.exceptions import HTTPError
 
+        tries = 1
+
         def spent(state: tenacity.RetryCallState) -> bool:
-            most = attempts or self.settings.attempts
+            nonlocal tries
+            most, tries = attempts or self.settings.attempts, state.attempt_number
             return state.attempt_number >= most or (_asked(state) or 0.0) > self.settings.wait_limit_s
 
         retrying = tenacity.Retrying(
@@ -99,9 +102,11 @@ class Transport:
             retry_error_callback=_last,
         )
         try:
-            return retrying(self._hop, method, url, headers or {}, body)
+            reply = retrying(self._hop, method, url, headers or {}, body)
         except HTTPError as error:
-            raise failure(method, url, error) from error
+            raise failure(method, url, error, tries) from error
+        reply.tries = tries
+        return reply
 
     def whole(self, open_one: Callable[[], Reply], limit_bytes: int) -> tuple[Reply, bytes]:
         """Return a reply, closed, and its body; *open_one* is called again where a body breaks off.
@@ -131,10 +136,11 @@ class Transport:
         import tenacity
         from urllib3.exceptions import HTTPError
 
-        best, idle = sink.offset, 0
+        best, idle, tries = sink.offset, 0, 1
 
         def stalled(state: tenacity.RetryCallState) -> bool:
-            nonlocal best, idle
+            nonlocal best, idle, tries
+            tries = state.attempt_number
             # What trickles goes on a little each time, and would do so for hours.
             slow = state.outcome is not None and isinstance(state.outcome.exception(), TooSlow)
             idle = 0 if sink.offset > best and not slow else idle + 1
@@ -158,11 +164,10 @@ class Transport:
         try:
             short = sink.offset < size and retrying(once)
         except (HTTPError, TooSlow) as error:
-            raise failure("GET", what, error) from error
+            raise failure("GET", what, error, tries) from error
         if short:
-            raise RegistryError(
-                f"{what} ended early", seen=f"{sink.offset} of {size} bytes", mend="try again"
-            )
+            seen = f"{sink.offset} of {size} bytes, after {tries} tries"
+            raise RegistryError(f"{what} ended early", seen=seen, mend="try again")
 
     def _hop(self, method: str, url: str, headers: Mapping[str, str], body: Body | None) -> Reply:
         """Make one try, through its redirects."""

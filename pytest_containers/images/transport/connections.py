@@ -79,7 +79,7 @@ class Connections:
         return pool
 
 
-def failure(method: str, url: str, error: Exception) -> RegistryError:
+def failure(method: str, url: str, error: Exception, tries: int = 1) -> RegistryError:
     """Return what *error*, of urllib3 or TooSlow, means for a person; the frames behind it are forgotten.
 
     Those frames hold the request's headers, and pytest shows locals where it is asked to.
@@ -89,7 +89,7 @@ def failure(method: str, url: str, error: Exception) -> RegistryError:
     for link in _links(error):
         link.__traceback__ = None
     host = Origin.of(url) if "://" in url else url
-    seen = _innermost(error)
+    seen = _innermost(error) + (f" ({tries} tries)" if tries > 1 else "")
     if isinstance(error, exceptions.ProxyError):
         return RegistryError(
             f"{host} cannot be reached through the proxy",

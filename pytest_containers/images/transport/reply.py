@@ -23,7 +23,10 @@ _DRAIN_BYTES = 64 << 10
 
 
 class Reply:
-    """The answer to one request; a context manager that gives the connection back."""
+    """The answer to one request; a context manager that gives the connection back.
+
+    *tries* tells how often it had to be asked for.
+    """
 
     def __init__(
         self,
@@ -37,6 +40,7 @@ class Reply:
         self._settings = settings
         self._done = done
         self._begun = False
+        self.tries = 1
         self.url = url
         self.method = method
         self.status = response.status

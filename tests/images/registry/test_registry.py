@@ -327,6 +327,21 @@ def test_refusal_of_too_many_requests_says_how_long(faulty: Faulty, settings: Se
     assert len(faulty.paths("GET")) == 2
 
 
+def test_refusal_tells_how_often_was_asked(faulty: Faulty, settings: Settings) -> None:
+    """A registry that stays overloaded, or breaks off each time, is told with the number of tries."""
+    path = "/v2/app/manifests/latest"
+    faulty.on("GET", path, faulty.refusal(503, "UNAVAILABLE"))
+    with pytest.raises(RegistryError, match=rf"status 503 from {faulty.host} \(4 tries\)"):
+        read(faulty, settings)
+    faulty.on("GET", path, faulty.answer(status=0, length=False, cut=0))
+    with pytest.raises(RegistryError, match=r"\(4 tries\)"):
+        read(faulty, settings)
+    faulty.on("GET", path, faulty.refusal(404, "UNKNOWN"))
+    with pytest.raises(ImageNotFound) as caught:
+        read(faulty, settings)
+    assert "tries" not in str(caught.value)
+
+
 def test_refusal_is_told_in_the_registrys_words(faulty: Faulty, settings: Settings) -> None:
     """Code and message of the error's body are shown, without control characters."""
     faulty.on("GET", "/v2/app/manifests/latest", faulty.refusal(400, "NAME_INVALID", "bad \x1b[31mname"))

@@ -80,7 +80,9 @@ def test_slow_download_is_given_up_although_it_goes_on(
     with pytest.raises(RegistryError, match="is too slow") as caught:
         pull(store, Reference.parse(f"{faulty.host}/app"), settings=slow)
     assert faulty.paths("GET").count(path) == slow.attempts
-    assert re.fullmatch(r"only [0-9]+ bytes in [0-9.]+ s; the floor is 1048576 bytes/s", caught.value.seen)
+    assert re.fullmatch(
+        r"only [0-9]+ bytes in [0-9.]+ s; the floor is 1048576 bytes/s \(4 tries\)", caught.value.seen
+    )
     assert "mirror" in caught.value.mend
 
 
@@ -136,4 +138,4 @@ def test_slow_head_is_no_reply(
     short = replace(settings, floor_window_s=0.1, attempts=2)
     with pytest.raises(RegistryError, match="broke off") as caught:
         pull(store, Reference.parse(f"{faulty.host}/app"), settings=short)
-    assert caught.value.seen == "the head of the reply comes too slowly"
+    assert caught.value.seen == "the head of the reply comes too slowly (2 tries)"
