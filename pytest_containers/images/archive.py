@@ -31,7 +31,7 @@ def import_tar(
     """
     with store.lease():
         with Meter(watch, reference.familiar, "load") as meter:
-            layer, diff_id = add_layer(store, None, meter.counted(pieces(tar)), watch=watch)
+            layer, diff_id = add_layer(store, None, meter.counted(pieces(tar)))
         return write_image(
             store,
             reference,

@@ -5,6 +5,7 @@
     chains/<first two digits>/<hex of the ChainID>/diff      the layer, as overlayfs takes it
                                                   /parent    the chain below, in one line
                                                   /size      the bytes of its files, in one line
+    ingest/layer-<any>                                       the same, its digest not known yet
 
 A layer unpacks differently on different layers below (a whiteout of nothing is nothing), so the
 key is the whole chain: ``ChainID(n) = sha256(ChainID(n-1) + " " + DiffID(n))`` (image-spec,
@@ -20,12 +21,13 @@ import fcntl
 import hashlib
 import os
 import struct
+import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from pytest_containers._files import locked, remove_tree
+from pytest_containers._files import locked, remove_tree, try_lock
 from pytest_containers.errors import DigestMismatch, ImageError, LayerCorrupt, ReferenceInvalid
 from pytest_containers.images.blobs import Blobs, room
 from pytest_containers.images.decompress import ahead, pieces
@@ -35,11 +37,12 @@ from pytest_containers.images.manifest import Descriptor
 from pytest_containers.images.progress import Meter
 from pytest_containers.progress import Watch
 
-__all__ = ["HOST", "HOST_ROOT", "Chains", "chain_id", "chain_ids", "host_chain"]
+__all__ = ["HOST", "HOST_ROOT", "Chains", "NewChain", "chain_id", "chain_ids", "host_chain"]
 
 HOST: Final = "host"
 HOST_ROOT: Final = Path("/")
 _HOST_PREFIX: Final = "host:"
+_NEW: Final = "layer-"
 # ioctl_iflags(2), as x86 and arm number them.
 _GET_FLAGS: Final = 0x80086601
 _SET_FLAGS: Final = 0x40086602
@@ -83,7 +86,7 @@ class Chains:
     def __init__(self, root: Path, blobs: Blobs, *, limit_bytes: int = LIMIT_BYTES) -> None:
         self._root = root
         self._blobs = blobs
-        self._limit_bytes = limit_bytes
+        self.limit_bytes = limit_bytes
 
     def path(self, chain: str) -> Path:
         """Return the folder of the chain's last layer, unpacked or not; the root for the host."""
@@ -144,18 +147,57 @@ class Chains:
         if self.has(chain):
             return chain
         layer = _Layer(descriptor=descriptor, diff_id=diff_id, source=source, watch=watch)
-        name = Digest.parse(chain).hex
-        with room(self._root):
-            place = self._place(chain)
-            if not place.parent.is_dir():
-                place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-                _spread(place.parent)
-            locks = self._root / "locks"
-            locks.mkdir(exist_ok=True)
-            with locked(locks / f"chain-{name}.lock"):
-                if not self.has(chain):
-                    self._make(place, parent, layer)
+        with room(self._root), self._held(chain) as place:
+            if not self.has(chain):
+                self._make(place, parent, layer)
         return chain
+
+    @contextlib.contextmanager
+    def create(self, parent: str | None) -> Iterator[NewChain]:
+        """Yield a place for a layer on the chain *parent* whose DiffID is known at its end.
+
+        Leaving the block without `NewChain.commit` drops what was unpacked. What dead processes
+        left here goes first. A full disk raises StoreFull.
+        """
+        parents = self.stack(parent) if parent else ()
+        with room(self._root):
+            ingest, locks = self._root / "ingest", self._root / "locks"
+            locks.mkdir(exist_ok=True)
+            ingest.mkdir(exist_ok=True)
+            # Where it is made is where its files stay, renamed or not.
+            _spread(ingest)
+            _sweep(ingest, locks)
+            work = ingest / f"{_NEW}{uuid.uuid4().hex}"
+            lock = locks / f"{work.name}.lock"
+            with locked(lock):
+                try:
+                    (work / "diff").mkdir(parents=True)
+                    (work / "parent").write_text(parent or "", "ascii")
+                    yield NewChain(self, work, parent, parents)
+                finally:
+                    remove_tree(work)
+                    lock.unlink(missing_ok=True)
+
+    def settle(self, work: Path, parent: str | None, diff_id: str) -> str:
+        """Rename the unpacked layer *work* to its place unless there is one; return the ChainID."""
+        chain = chain_id(parent, diff_id)
+        self._blobs.cover(chain)
+        with self._held(chain) as place:
+            if not self.has(chain):
+                remove_tree(place)
+                os.rename(work, place)
+        return chain
+
+    @contextlib.contextmanager
+    def _held(self, chain: str) -> Iterator[Path]:
+        """Hold the lock of *chain*; yield its folder, whose parent is there."""
+        place, locks = self._place(chain), self._root / "locks"
+        if not place.parent.is_dir():
+            place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _spread(place.parent)
+        locks.mkdir(exist_ok=True)
+        with locked(locks / f"chain-{place.name}.lock"):
+            yield place
 
     def _make(self, place: Path, parent: str | None, layer: _Layer) -> None:
         # One name for every attempt: what a killed process left is found and removed by the next.
@@ -194,7 +236,7 @@ class Chains:
                     meter.at(blob.tell())
 
             with contextlib.closing(ahead(pieces(blob), see)) as chunks:
-                written, _ = apply(chunks, into, parents=parents, limit_bytes=self._limit_bytes)
+                written, _ = apply(chunks, into, parents=parents, limit_bytes=self.limit_bytes)
             if hasher.hexdigest() != Digest.parse(layer.diff_id).hex:
                 raise DigestMismatch(
                     f"layer {digest} does not unpack to what its image says",
@@ -206,6 +248,37 @@ class Chains:
     def _place(self, chain: str) -> Path:
         digits = Digest.parse(chain).hex
         return self._root / "chains" / digits[:2] / digits
+
+
+class NewChain:
+    """A layer whose DiffID shows at its end; made by `Chains.create`."""
+
+    def __init__(self, chains: Chains, work: Path, parent: str | None, parents: tuple[Path, ...]) -> None:
+        self._chains = chains
+        self._work = work
+        self._parent = parent
+        self._parents = parents
+
+    def unpack(self, chunks: Iterator[bytes]) -> None:
+        """Unpack the plain tar *chunks*, read to the end. Raises what `layer.unpack` does."""
+        written, _ = apply(
+            chunks, self._work / "diff", parents=self._parents, limit_bytes=self._chains.limit_bytes
+        )
+        (self._work / "size").write_text(str(written), "ascii")
+
+    def commit(self, diff_id: str) -> str:
+        """Put the layer in its place, unless another has; return the ChainID."""
+        return self._chains.settle(self._work, self._parent, diff_id)
+
+
+def _sweep(ingest: Path, locks: Path) -> None:
+    for work in ingest.glob(f"{_NEW}*"):
+        lock = locks / f"{work.name}.lock"
+        descriptor = try_lock(lock)
+        if descriptor is not None:
+            remove_tree(work)
+            lock.unlink(missing_ok=True)
+            os.close(descriptor)
 
 
 def _spread(folder: Path) -> None:

@@ -11,6 +11,7 @@ from typing import BinaryIO, Final
 
 from pytest_containers.errors import DigestMismatch, LayerCorrupt
 from pytest_containers.images import deflate
+from pytest_containers.images.blobs import NewBlob
 from pytest_containers.images.chains import HOST, chain_ids, host_chain
 from pytest_containers.images.decompress import PIECE_BYTES, ahead
 from pytest_containers.images.digest import Digest
@@ -89,7 +90,7 @@ def _commit(
     below = (base, *chain_ids(base, parent.diff_ids))[-1]
     with Meter(watch, reference.familiar, "commit") as meter:
         chunks = meter.counted(iter(lambda: layer.read(PIECE_BYTES), b""))
-        added, diff_id = add_layer(store, below, chunks, watch=watch)
+        added, diff_id = add_layer(store, below, chunks)
     return write_image(
         store,
         reference,
@@ -102,60 +103,92 @@ def _commit(
 
 
 def add_layer(
-    store: Store, below: str | None, chunks: Iterator[bytes], *, watch: Watch | None = None
+    store: Store, below: str | None, chunks: Iterator[bytes], *, plain_gzip: bool = False
 ) -> tuple[Descriptor, str]:
     """Keep a plain layer tar as a gzip blob, unpack it on the chain *below*; return it and its DiffID.
 
-    Raises LayerCorrupt where the end of the tar is missing: the writer died. No blob is left
-    of a layer that does not unpack.
+    Both in one go: *chunks* are hashed and packed in one thread while their files are written in
+    another. *plain_gzip* packs as the standard library does, so that the same bytes come of it on
+    every machine. Raises LayerCorrupt where the end of the tar is missing: the writer died. Nothing is
+    left of a layer that does not unpack.
     """
-    descriptor, diff_id, fresh = pack_layer(store, chunks)
-    try:
-        store.unpack_layer(below, descriptor, diff_id, watch=watch)
-    except BaseException:
-        if fresh:
-            store.blobs.remove(descriptor.digest)
-        raise
-    return descriptor, diff_id
+    with store.blobs.create() as blob, store.chains.create(below) as unpacked:
+        packing = _Packing(blob, deflate.deflater(plain=plain_gzip))
+        with contextlib.closing(ahead(chunks, packing.add)) as read:
+            unpacked.unpack(read)
+        packing.check_end()
+        descriptor = packing.finish()
+        try:
+            unpacked.commit(packing.diff_id)
+        except BaseException:
+            if blob.fresh:
+                store.blobs.remove(descriptor.digest)
+            raise
+    return descriptor, packing.diff_id
 
 
-def pack_layer(
-    store: Store, chunks: Iterator[bytes], *, expected: str | None = None, plain_gzip: bool = False
-) -> tuple[Descriptor, str, bool]:
-    """Keep a plain layer tar as a gzip blob; return it, its DiffID, and whether the blob is new.
+def pack_layer(store: Store, chunks: Iterator[bytes], *, expected: str) -> Descriptor:
+    """Keep a plain layer tar as a gzip blob; return it.
 
-    *plain_gzip* packs it as the standard library does.
-    Raises DigestMismatch where the DiffID is not the *expected* one; where none is known,
-    LayerCorrupt for a tar without its end. Nothing is kept then.
+    Raises DigestMismatch where the DiffID is not the *expected* one. Nothing is kept then.
     """
-    plain = hashlib.sha256()
-    squeeze = deflate.deflater(plain=plain_gzip)
-    tail = b""
-    with store.blobs.create() as blob, contextlib.closing(ahead(chunks, plain.update)) as read:
-        for chunk in read:
-            tail = (tail + chunk)[-len(_END) :] if len(chunk) < len(_END) else chunk[-len(_END) :]
-            if packed := squeeze.compress(chunk):
-                blob.write(packed)
-        _check_packed(Digest.taken(plain), tail, expected)
-        blob.write(squeeze.flush())
-        digest, size = blob.commit()
-    descriptor = Descriptor(media_type=OCI_LAYER_GZIP, digest=digest, size=size)
-    return descriptor, Digest.taken(plain), blob.fresh
+    with store.blobs.create() as blob:
+        packing = _Packing(blob, deflate.deflater())
+        with contextlib.closing(ahead(chunks, packing.hash)) as read:
+            for chunk in read:
+                packing.pack(chunk)
+        if packing.diff_id != expected:
+            raise DigestMismatch(
+                f"the layer {expected} is another one than its image says",
+                seen=f"its bytes are those of {packing.diff_id}",
+                mend="fetch or make the archive again",
+            )
+        return packing.finish()
 
 
-def _check_packed(diff_id: Digest, tail: bytes, expected: str | None) -> None:
-    if expected is None and tail != _END:
-        raise LayerCorrupt(
-            "the layer has no end: it is cut off, or no tar",
-            seen="no blocks of zeros, which end every tar",
-            mend="name the tar of a root file system, and write it whole",
-        )
-    if expected is not None and diff_id != expected:
-        raise DigestMismatch(
-            f"the layer {expected} is another one than its image says",
-            seen=f"its bytes are those of {diff_id}",
-            mend="fetch or make the archive again",
-        )
+class _Packing:
+    """A plain layer on its way into *blob*."""
+
+    def __init__(self, blob: NewBlob, deflater: deflate.Deflater) -> None:
+        self._blob = blob
+        self._plain = hashlib.sha256()
+        self._tail = b""
+        self._deflater = deflater
+
+    @property
+    def diff_id(self) -> str:
+        """The DiffID of what came so far."""
+        return Digest.taken(self._plain)
+
+    def add(self, chunk: bytes) -> None:
+        """Hash and pack."""
+        self.hash(chunk)
+        self.pack(chunk)
+
+    def hash(self, chunk: bytes) -> None:
+        """Add *chunk* to the DiffID."""
+        self._plain.update(chunk)
+        self._tail = chunk[-len(_END) :] if len(chunk) >= len(_END) else (self._tail + chunk)[-len(_END) :]
+
+    def pack(self, chunk: bytes) -> None:
+        """Add *chunk* to the blob."""
+        if packed := self._deflater.compress(chunk):
+            self._blob.write(packed)
+
+    def check_end(self) -> None:
+        """Raise LayerCorrupt where the end of the tar is missing."""
+        if self._tail != _END:
+            raise LayerCorrupt(
+                "the layer has no end: it is cut off, or no tar",
+                seen="no blocks of zeros, which end every tar",
+                mend="name the tar of a root file system, and write it whole",
+            )
+
+    def finish(self) -> Descriptor:
+        """Put the blob in its place."""
+        self._blob.write(self._deflater.flush())
+        digest, size = self._blob.commit()
+        return Descriptor(media_type=OCI_LAYER_GZIP, digest=digest, size=size)
 
 
 def write_image(

@@ -171,7 +171,7 @@ class _Packing:
             tap = _Tap(file, meter, self._stopped)
             if kind in {"gzip", "zstd"}:
                 return self._copy(tap, diff_id, OCI_LAYER_GZIP if kind == "gzip" else OCI_LAYER_ZSTD)
-            return pack_layer(self._store, pieces(tap), expected=diff_id)[0]
+            return pack_layer(self._store, pieces(tap), expected=diff_id)
 
     def _copy(self, tap: _Tap, diff_id: Digest, media_type: str) -> Descriptor:
         """Keep a layer as it is compressed, where it unpacks to what the config says."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -198,3 +199,55 @@ def test_full_disk_leaves_no_chain(
     mount = 'mkdir "$1"; mount -t tmpfs -o size=2m tmpfs "$1"; "$PYTHON" -c "$2" "$1" "$3" "$4"'
     path = source.blobs.path(descriptor.digest)
     assert mounts_of_its_own(mount, tmp_path / "small", script, path, diff_id) == "True True\n[]\n"
+
+
+def test_new_chain_is_the_one_of_its_digest(
+    store: Store, chains: Chains, tar: MakeTar, put_layer: PutLayer
+) -> None:
+    """A layer unpacked before its DiffID is known lies where the same layer of a known one would."""
+    data = tar().file("a", b"1").bytes()
+    diff_id = Digest.of(data)
+    with chains.create(None) as made:
+        made.unpack(iter([data]))
+        chain = made.commit(diff_id)
+    assert (chains.path(chain) / "a").read_bytes() == b"1"
+    inode = chains.path(chain).stat().st_ino
+    assert chains.unpack(None, *put_layer(store, data)) == chain
+    assert chains.path(chain).stat().st_ino == inode
+    assert chains.size(chain) == 1
+
+
+def test_new_chain_gives_way_to_the_one_that_is_there(chains: Chains, tar: MakeTar) -> None:
+    """Of two that make the same layer at once the first one's stays, as containers may run on it."""
+    data = tar().file("a", b"1").bytes()
+    with chains.create(None) as one, chains.create(None) as other:
+        one.unpack(iter([data]))
+        other.unpack(iter([data]))
+        chain = one.commit(Digest.of(data))
+        inode = chains.path(chain).stat().st_ino
+        assert other.commit(Digest.of(data)) == chain
+    assert chains.path(chain).stat().st_ino == inode
+
+
+def test_new_chain_that_is_not_committed_leaves_nothing(store: Store, chains: Chains, tar: MakeTar) -> None:
+    """Neither the layer nor its lock stays behind."""
+    with chains.create(None) as made:
+        made.unpack(iter([tar().file("a").bytes()]))
+    assert list((store.root / "ingest").iterdir()) == []
+    assert [path for path in (store.root / "locks").iterdir() if path.name.startswith("layer-")] == []
+    assert list(chains.all()) == []
+
+
+def test_new_chain_of_a_killed_process_goes_with_the_next(store: Store, chains: Chains) -> None:
+    """What a dead process left is removed by whoever makes the next layer; a living one's is not."""
+    script = (
+        "import os, pathlib, signal, sys\n"
+        "from pytest_containers.images.store import Store\n"
+        "with Store.open(pathlib.Path(sys.argv[1])).chains.create(None):\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", script, str(store.root)], check=False)
+    assert ended.returncode == -9
+    assert len(list((store.root / "ingest").iterdir())) == 1
+    with chains.create(None), chains.create(None):
+        assert len(list((store.root / "ingest").iterdir())) == 2

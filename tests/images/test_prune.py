@@ -216,13 +216,14 @@ def test_image_that_lost_its_manifest_keeps_its_name(store: Store, make: Make) -
 
 
 def test_leftovers_of_the_dead_go(store: Store, make: Make) -> None:
-    """Half a download, half an unpack, a blob of unknown digest, a half-written index."""
+    """Half a download, half an unpack, a blob and a layer of unknown digest, a half-written index."""
     make("a", "one")
     chain = next(store.chains.all())
     place = store.chains.path(chain).parent
     dead = [
         store.root / "ingest" / f"sha256-{'1' * 64}",
         store.root / "ingest" / "new-0",
+        store.root / "ingest" / "layer-0" / "diff" / "a",
         place.parent / f".{'2' * 64}.unpacking" / "diff" / "a",
         store.root / ".index.json.abc",
         store.root / "trash" / "deep" / "a",
@@ -241,13 +242,13 @@ def test_leftovers_of_the_living_stay(store: Store) -> None:
     work = store.root / "chains" / "22" / f".{chain}.unpacking"
     work.mkdir(parents=True)
     lock = store.root / "locks" / f"chain-{chain}.lock"
-    with store.blobs.receive(digest) as writer, store.blobs.create() as new:
+    with store.blobs.receive(digest) as writer, store.blobs.create() as new, store.chains.create(None):
         held = try_lock(lock)
         assert held is not None
         writer.write(b"half")
         new.write(b"half")
         prune(store)
-        assert len(list((store.root / "ingest").iterdir())) == 2
+        assert len(list((store.root / "ingest").iterdir())) == 3
         assert work.is_dir()
         os.close(held)
         prune(store)
