@@ -32,7 +32,7 @@ def measure(
     in_turns(collected, commits, 2 if quick else 5, vital=[OURS])
     rounds = 1 if quick else 3
     again = 1 if quick else 2
-    made = image.editions(image.QUICK if quick else image.FULL, rounds + again)
+    made = image.editions(image.QUICK if quick else image.FULL, rounds + 1)
     _archives(collected, everyone, work, made[rounds:])
     with (
         registry.serve(program, work / "registry") as address,
