@@ -7,16 +7,18 @@ the manifest, byte for byte as it is in the store, gives the image its name.
 
 from __future__ import annotations
 
+import contextlib
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 from pytest_containers.errors import ImageError, NotPortable, RegistryError
 from pytest_containers.images.credentials import Keychain
 from pytest_containers.images.digest import Digest
-from pytest_containers.images.manifest import Descriptor, Manifest
+from pytest_containers.images.manifest import MANIFEST_LIMIT_BYTES, Descriptor, Manifest
 from pytest_containers.images.reference import Reference
 from pytest_containers.images.registry import Registry
-from pytest_containers.images.store import Store
+from pytest_containers.images.store import REF_NAME, Store
 from pytest_containers.images.transport import Settings, Transport
 from pytest_containers.images.upload import Upload
 from pytest_containers.progress import Watch
@@ -52,7 +54,7 @@ def push(
             repository=reference.repository,
             blobs=store.blobs,
             transport=transport,
-            sources=lambda digest: _sources(store, reference, digest),
+            sources=_Sources(store, reference).of,
             watch=watch,
         )
         _send(upload, (*manifest.layers, manifest.config), transport)
@@ -97,12 +99,37 @@ def _send(upload: Upload, descriptors: tuple[Descriptor, ...], transport: Transp
             raise
 
 
-def _sources(store: Store, reference: Reference, digest: Digest) -> Iterator[str]:
-    """Name other repositories of the same registry that hold a blob, as far as the store knows."""
-    for record in store.list():
-        other = Reference.parse(record.reference)
-        if other.registry != reference.registry or other.repository == reference.repository:
-            continue
-        manifest = store.manifest(other)[1]
-        if not manifest.base and digest in {layer.digest for layer in manifest.layers}:
-            yield other.repository
+class _Sources:
+    """Other repositories of the same registry that hold a blob, as far as the store knows.
+
+    The store may have hundreds of images, and every new blob asks: what they are is read once.
+    """
+
+    def __init__(self, store: Store, reference: Reference) -> None:
+        self._store = store
+        self._reference = reference
+        self._lock = threading.Lock()
+        self._known: dict[Digest, list[str]] | None = None
+
+    def of(self, digest: Digest) -> list[str]:
+        """Return the repositories that hold *digest*; safe between threads."""
+        with self._lock:
+            if self._known is None:
+                self._known = self._read()
+        return self._known.get(digest, [])
+
+    def _read(self) -> dict[Digest, list[str]]:
+        known: dict[Digest, list[str]] = {}
+        for entry in self._store.entries():
+            other = Reference.parse(entry.annotations[REF_NAME])
+            if other.registry == self._reference.registry and other.repository != self._reference.repository:
+                # A manifest that is lost or damaged is the business of whoever uses that image.
+                with contextlib.suppress(ImageError):
+                    for digest in self._layers(entry.digest):
+                        known.setdefault(digest, []).append(other.repository)
+        return known
+
+    def _layers(self, digest: Digest) -> Iterator[Digest]:
+        manifest = Manifest.parse(self._store.blobs.read(digest, MANIFEST_LIMIT_BYTES))
+        if not manifest.base:
+            yield from (layer.digest for layer in manifest.layers)

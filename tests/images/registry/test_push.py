@@ -10,6 +10,8 @@ import pytest
 
 from pytest_containers.errors import ImageError, ImageNotFound, NotPortable, RegistryError, Unauthorized
 from pytest_containers.images import manifest as m
+from pytest_containers.images.blobs import Blobs
+from pytest_containers.images.digest import Digest
 from pytest_containers.images.pull import pull
 from pytest_containers.images.push import push
 from pytest_containers.images.reference import Reference
@@ -18,7 +20,6 @@ from pytest_containers.images.store import Store
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from pytest_containers.images.digest import Digest
     from pytest_containers.images.transport import Settings
     from tests.images.registry.conftest import Answer, Asked, Faulty, Image, ImageMaker
     from tests.plugins.authority import Authority
@@ -115,6 +116,33 @@ def test_push_sends_nothing_that_is_there(
     assert len(faulty.paths("HEAD")) == 3
     assert faulty.paths("POST") == []
     assert faulty.paths("PUT") == ["/v2/app/manifests/latest"]
+
+
+def test_push_reads_the_images_of_its_registry_once(
+    faulty: Faulty,
+    image: Image,
+    make_image: ImageMaker,
+    store: Store,
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """However many blobs are new, what may be mounted is looked up once, and elsewhere not at all."""
+    accept(faulty, image)
+    names = (f"{faulty.host}/near", "registry.example/far")
+    near, far = (Digest.of(store.manifest(make_image(name.encode()).put(store, name))[0]) for name in names)
+    reference = image.put(store, f"{faulty.host}/app")
+    read: list[Digest] = []
+    blobs_read = Blobs.read
+
+    def noted(blobs: Blobs, digest: Digest, limit_bytes: int = 4 << 20) -> bytes:
+        read.append(digest)
+        return blobs_read(blobs, digest, limit_bytes)
+
+    monkeypatch.setattr(Blobs, "read", noted)
+    push(store, reference, settings=settings)
+    assert len(faulty.paths("POST")) == 3
+    assert read.count(near) == 1
+    assert far not in read
 
 
 def test_push_sends_the_manifest_last_and_as_it_is(
