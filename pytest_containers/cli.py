@@ -188,12 +188,12 @@ def _push(arguments: argparse.Namespace) -> int:
 def _import(arguments: argparse.Namespace) -> int:
     with _session(arguments) as session:
         if arguments.tar != "-":
-            record = session.images.load(arguments.tar, arguments.reference)
+            record = session.images.import_tar(arguments.tar, arguments.reference)
         else:
             with tempfile.NamedTemporaryFile() as copy:
                 shutil.copyfileobj(sys.stdin.buffer, copy)
                 copy.flush()
-                record = session.images.load(copy.name, arguments.reference)
+                record = session.images.import_tar(copy.name, arguments.reference)
     sys.stdout.write(f"{record.reference}@{record.digest}\n")
     return 0
 

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Protocol
 
 import pytest
 
+from pytest_containers.options import LOCK_NAME, OPTIONS, PATHS, SEVERAL, variable
+
 if TYPE_CHECKING:
     from typing import Unpack
 
@@ -26,15 +28,6 @@ if TYPE_CHECKING:
 
 __all__ = ["EngineHook", "RunPlugin", "container", "container_fixture", "images", "network"]
 
-# Name, what the command line shows as the value, help.
-_OPTIONS = (
-    ("engine", "NAME", "what runs the containers: auto or native"),
-    ("pull", "POLICY", "when to fetch images: missing (default), always or never"),
-    ("offline", "", "fetch nothing: fail at once where an image is missing"),
-    ("store", "FOLDER", "where images are kept (default: pytest-containers in the user's cache folder)"),
-    ("timeout", "SECONDS", "how long a container may take to become ready (default: 60)"),
-    ("logs", "LINES", "lines of output to show of each container of a failed test (default: 50)"),
-)
 _FIXTURES = frozenset(("container", "images", "network"))
 _MARKED = "containers_of_markers"
 _WORKER_KEY = "containers_run"
@@ -62,11 +55,16 @@ def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add each option with its ini key; `_given` reads the environment beside them."""
     group = parser.getgroup("containers", "containers")
-    for name, metavar, text in _OPTIONS:
-        variable = f"PYTEST_CONTAINERS_{name.upper()}"
-        told = f"{text} [{variable}]"
+    for name, metavar, text in OPTIONS:
+        told = f"{text} [{variable(name)}]"
         if metavar:
-            group.addoption(f"--containers-{name}", dest=f"containers_{name}", metavar=metavar, help=told)
+            group.addoption(
+                f"--containers-{name}",
+                dest=f"containers_{name}",
+                metavar=metavar,
+                help=told,
+                action="append" if name in SEVERAL else "store",
+            )
         else:
             group.addoption(
                 f"--containers-{name}",
@@ -75,7 +73,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
                 default=None,
                 help=told,
             )
-        parser.addini(f"containers_{name}", told)
+        if name in SEVERAL:
+            parser.addini(f"containers_{name}", told, type="args")
+        else:
+            parser.addini(f"containers_{name}", told)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -93,12 +94,21 @@ def pytest_configure(config: pytest.Config) -> None:
 def _given(config: pytest.Config) -> Mapping[str, str]:
     """Return the options as text: command line over environment over ini file."""
     given: dict[str, str] = {}
-    for name, _, _ in _OPTIONS:
+    for name, _, _ in OPTIONS:
         flag = config.getoption(f"containers_{name}")
-        variable = os.environ.get(f"PYTEST_CONTAINERS_{name.upper()}")
-        sources = ("true" if flag is True else flag, variable, config.getini(f"containers_{name}"))
-        given[name] = str(next(filter(None, sources), ""))
+        words = " ".join(flag) if isinstance(flag, list) else "true" if flag is True else flag
+        given[name] = str(words or os.environ.get(variable(name)) or _of_ini(config, name))
+    if not given["lock"] and (config.rootpath / LOCK_NAME).is_file():
+        given["lock"] = str(config.rootpath / LOCK_NAME)
     return given
+
+
+def _of_ini(config: pytest.Config, name: str) -> str:
+    value: str | list[str] = config.getini(f"containers_{name}")
+    words = value if isinstance(value, list) else [value] if value else []
+    if name in PATHS:
+        words = [str(config.rootpath / os.path.expanduser(word)) for word in words]
+    return " ".join(words)
 
 
 class RunPlugin:

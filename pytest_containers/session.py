@@ -7,6 +7,7 @@ asks for something, and never by a run that asks for nothing.
 from __future__ import annotations
 
 import os
+import re
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -18,6 +19,7 @@ from pytest_containers.catalog import Catalog, Service
 from pytest_containers.container import Container, laid_over
 from pytest_containers.engines.base import Engine, Network
 from pytest_containers.errors import SpecInvalid, Unsupported
+from pytest_containers.inventory import RegistryAccess
 from pytest_containers.order import Lifetime, Order
 from pytest_containers.probe import Probe, default_probe, warm
 from pytest_containers.shelf import Shelf
@@ -27,6 +29,8 @@ __all__ = ["RunPlace", "Session", "Settings", "native_engine", "preflight", "run
 
 _PULLS = ("missing", "always", "never")
 _TRUE = ("1", "true", "yes", "on")
+# A host with its port, and perhaps a path: what a registry's or a mirror's name is made of.
+_PLACE = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]*(:[0-9]{1,5})?(/[a-z0-9._/-]*)?")
 _FALSE = ("", "0", "false", "no", "off")
 
 
@@ -44,7 +48,8 @@ class Settings:
 
     engine: str
     pull: PullPolicy
-    offline: bool
+    access: RegistryAccess
+    lock: str
     store: Path
     timeout_s: float
     log_lines: int
@@ -58,7 +63,13 @@ class Settings:
         return cls(
             engine=given.get("engine") or "auto",
             pull=cast("PullPolicy", pull),
-            offline=_boolean("offline", given.get("offline", "")),
+            access=RegistryAccess(
+                mirrors=tuple(_mirror(text) for text in _words(given, "mirror")),
+                insecure=frozenset(_host(text) for text in _words(given, "insecure")),
+                certificates=tuple(_folder(text) for text in _words(given, "certificates")),
+                offline=_boolean("offline", given.get("offline", "")),
+            ),
+            lock=_lock(given.get("lock", "")),
             store=Path(given.get("store") or _default_store()).expanduser().absolute(),
             timeout_s=_number("timeout", given.get("timeout") or "60"),
             log_lines=int(_number("logs", given.get("logs") or "50")),
@@ -74,6 +85,49 @@ def _boolean(name: str, text: str) -> bool:
     if text.lower() not in (*_TRUE, *_FALSE):
         raise SpecInvalid(f"containers_{name} is {text!r}", mend="write true or false")
     return text.lower() in _TRUE
+
+
+def _words(given: Mapping[str, str], name: str) -> tuple[str, ...]:
+    """Return the values of an option that may be given several times, apart by commas or white space."""
+    return tuple(given.get(name, "").replace(",", " ").split())
+
+
+def _mirror(text: str) -> tuple[str, str]:
+    registry, equals, place = text.rpartition("=")
+    if (equals and not _PLACE.fullmatch(registry)) or not _PLACE.fullmatch(place):
+        raise SpecInvalid(
+            f"containers_mirror is {text!r}",
+            mend="write REGISTRY=HOST[:PORT][/PREFIX], or HOST alone for a mirror of docker.io",
+        )
+    return registry or "docker.io", place.rstrip("/")
+
+
+def _host(text: str) -> str:
+    if "/" in text or not _PLACE.fullmatch(text):
+        raise SpecInvalid(f"containers_insecure is {text!r}", mend="write HOST or HOST:PORT")
+    return text.lower()
+
+
+def _folder(text: str) -> str:
+    path = Path(text).expanduser().absolute()
+    if not path.is_dir():
+        raise SpecInvalid(
+            f"containers_certificates is {text!r}",
+            seen="there is no such folder",
+            mend="name a folder that holds HOST/ca.crt, as /etc/docker/certs.d does",
+        )
+    return str(path)
+
+
+def _lock(text: str) -> str:
+    path = Path(text).expanduser().absolute()
+    if text and not path.is_file():
+        raise SpecInvalid(
+            f"containers_lock is {text!r}",
+            seen="there is no such file",
+            mend="make it: pytest-containers lock IMAGE ... --file FILE",
+        )
+    return str(path) if text else ""
 
 
 def _number(name: str, text: str) -> float:
@@ -114,7 +168,8 @@ def native_engine(settings: Settings, place: RunPlace) -> Engine:
         store=settings.store,
         run_folder=place.folder,
         owner_pid=place.owner_pid,
-        offline=settings.offline,
+        access=settings.access,
+        lock=settings.lock,
     )
 
 
@@ -147,7 +202,7 @@ class Session:
     @property
     def images(self) -> Shelf:
         """The images, under this run's settings."""
-        return Shelf(self.engine.images, policy=self.settings.pull, offline=self.settings.offline)
+        return Shelf(self.engine.images, policy=self.settings.pull, offline=self.settings.access.offline)
 
     def prepare(self) -> None:
         """Begin to start the engine in the background, and load meanwhile what a wait will need."""

@@ -6,10 +6,12 @@ import hashlib
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 from pytest_containers.engines.base import Images
 from pytest_containers.errors import LayerCorrupt, LayerEscape, LayerTooLarge, RegistryError, SpecInvalid
-from pytest_containers.progress import BuildWatch
+from pytest_containers.inventory import ArchiveFormat, ImageDetails, Pruned
+from pytest_containers.progress import BuildWatch, Watch
 from pytest_containers.spec import BuildSpec, ImageConfig, ImageRecord, PullPolicy
 
 __all__ = ["Shelf"]
@@ -24,22 +26,28 @@ class Shelf:
         self._offline = offline
 
     def pull(
-        self, reference: str, *, policy: PullPolicy | None = None, platform: str | None = None
+        self,
+        reference: str,
+        *,
+        policy: PullPolicy | None = None,
+        platform: str | None = None,
+        watch: Watch | None = None,
     ) -> ImageRecord:
         """Return the image, fetched where *policy*, or the run's own, says so.
 
-        Raises ReferenceInvalid, ImageNotFound, RegistryError and its kin.
+        *watch* hears, from several threads, how far it is. Raises ReferenceInvalid, ImageNotFound,
+        RegistryError and its kin.
         """
         chosen = self._policy if self._offline or policy is None else policy
-        return self._images.pull(reference, policy=chosen, platform=platform)
+        return self._images.pull(reference, policy=chosen, platform=platform, watch=watch)
 
-    def push(self, reference: str) -> str:
+    def push(self, reference: str, *, watch: Watch | None = None) -> str:
         """Send an image to the registry that its name says; return the manifest's digest."""
         if self._offline:
             raise RegistryError(
                 f"{reference} is not pushed", seen="the run is offline", mend="leave --containers-offline out"
             )
-        return self._images.push(reference)
+        return self._images.push(reference, watch=watch)
 
     def tag(self, source: str, target: str) -> None:
         """Give an image a second name."""
@@ -48,6 +56,10 @@ class Shelf:
     def list(self) -> tuple[ImageRecord, ...]:
         """Return every named image of the store, sorted by reference."""
         return self._images.list()
+
+    def inspect(self, reference: str) -> ImageDetails:
+        """Return config, layers and history of an image. Raises ImageNotFound."""
+        return self._images.inspect(reference)
 
     def remove(self, reference: str) -> None:
         """Forget a name. Raises ImageNotFound."""
@@ -97,18 +109,79 @@ class Shelf:
         )
         return self._images.build(spec, watch or (lambda _: None))
 
-    def load(
-        self, tar: str | os.PathLike[str], reference: str, *, config: ImageConfig | None = None
+    def import_tar(
+        self,
+        tar: str | os.PathLike[str] | BinaryIO,
+        reference: str,
+        *,
+        config: ImageConfig | None = None,
+        watch: Watch | None = None,
     ) -> ImageRecord:
-        """Make a one-layer image of the tar file of a root file system, packed or not (docker import)."""
+        """Make a one-layer image of the tar of a root file system, packed or not (docker import).
+
+        Raises SpecInvalid where there is no file, ImageError for an archive of images.
+        """
+        if not isinstance(tar, str | os.PathLike):
+            return self._images.import_tar(tar, reference, config or ImageConfig(), watch=watch)
         path = Path(tar)
         if not path.is_file():
             raise SpecInvalid(f"there is no file {path}", mend="name the tar of a root file system")
         with path.open("rb") as file:
             try:
-                return self._images.load(file, reference, config or ImageConfig())
+                return self._images.import_tar(file, reference, config or ImageConfig(), watch=watch)
             except (LayerCorrupt, LayerEscape, LayerTooLarge) as error:
                 raise type(error)(f"{path}: {error.what}", seen=error.seen, mend=error.mend) from error
+
+    def save(
+        self,
+        references: str | Sequence[str],
+        out: str | os.PathLike[str] | BinaryIO,
+        *,
+        format: ArchiveFormat = "docker",  # noqa: A002  # as every tool of archives calls it
+        watch: Watch | None = None,
+    ) -> None:
+        """Write images as an archive that docker and podman load: to a path, or to a stream.
+
+        *format* ``"oci"`` is a tar of an OCI layout, ``"oci-dir"`` its folder. Raises ImageNotFound,
+        NotPortable for an image that stands on ``host``.
+        """
+        names = (references,) if isinstance(references, str) else tuple(references)
+        where = os.fspath(out) if isinstance(out, str | os.PathLike) else out
+        self._images.save(names, where, format=format, watch=watch)
+
+    def load(
+        self,
+        archive: str | os.PathLike[str] | BinaryIO,
+        reference: str | None = None,
+        *,
+        platform: str | None = None,
+        watch: Watch | None = None,
+    ) -> tuple[ImageRecord, ...]:
+        """Take the images of an archive of docker, podman or `save`, or of an OCI layout's folder.
+
+        They keep their names; *reference* names the one image of an archive. Raises SpecInvalid where
+        there is no file, ImageError for what is no archive of images: `import_tar` takes the tar of a
+        root file system.
+        """
+        if isinstance(archive, str | os.PathLike):
+            if not Path(archive).exists():
+                raise SpecInvalid(f"there is no file {os.fspath(archive)}", mend="name an archive of images")
+            archive = os.fspath(archive)
+        return self._images.load(archive, reference=reference, platform=platform, watch=watch)
+
+    def prune(
+        self,
+        *,
+        older_than_s: float | None = None,
+        max_bytes: int | None = None,
+        keep_lock: str | os.PathLike[str] | None = None,
+        dry_run: bool = False,
+    ) -> Pruned:
+        """Make room: see `Images.prune`."""
+        lock = os.fspath(keep_lock) if keep_lock else None
+        return self._images.prune(
+            older_than_s=older_than_s, max_bytes=max_bytes, keep_lock=lock, dry_run=dry_run
+        )
 
 
 def _tag(folder: Path, dockerfile: str, target: str | None) -> str:

@@ -359,7 +359,7 @@ def test_workers_share_what_belongs_to_the_run(
 
 
 def test_import_of_the_plugin_loads_nothing(tmp_path: Path) -> None:
-    """pytest's start pays for one small module: all else is loaded when a test wants it."""
+    """pytest's start pays for two small modules: all else is loaded when a test wants it."""
     script = (
         "import sys, pytest, _pytest.config; before = set(sys.modules);"
         "import pytest_containers.plugin; print(*sorted(set(sys.modules) - before))"
@@ -367,7 +367,7 @@ def test_import_of_the_plugin_loads_nothing(tmp_path: Path) -> None:
     loaded = subprocess.run(
         [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout.split()
-    assert loaded == ["pytest_containers", "pytest_containers.plugin"]
+    assert loaded == ["pytest_containers", "pytest_containers.options", "pytest_containers.plugin"]
 
 
 def test_run_without_containers_loads_nothing(pytester: pytest.Pytester) -> None:
@@ -380,7 +380,8 @@ def test_run_without_containers_loads_nothing(pytester: pytest.Pytester) -> None
         "print('heavy:', *sorted({'pyroute2', 'urllib3', 'tenacity', 'filelock'} & set(sys.modules)))"
     )
     result = pytester.run(sys.executable, "-c", script.replace("main([])", f"main({_plugin(pytester)})"))
-    result.stdout.fnmatch_lines(["loaded: pytest_containers pytest_containers.plugin", "heavy:"])
+    ours = "pytest_containers pytest_containers.options pytest_containers.plugin"
+    result.stdout.fnmatch_lines([f"loaded: {ours}", "heavy:"])
 
 
 def test_public_names_are_all_there() -> None:

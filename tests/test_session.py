@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tarfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from pytest_containers import (
     ContainerExited,
     EngineError,
+    ImageError,
     ImageNotFound,
     Limits,
     NotReady,
@@ -229,11 +231,30 @@ def test_images_are_named_and_listed(session: Session, tmp_path: Path) -> None:
     images.remove("one:1")
     assert [record.reference for record in images.list()] == ["two:2"]
     (tmp_path / "root.tar").write_bytes(bytes(10240))
-    loaded = images.load(tmp_path / "root.tar", "three:3", config=ImageConfig(command=("true",)))
+    loaded = images.import_tar(tmp_path / "root.tar", "three:3", config=ImageConfig(command=("true",)))
     assert isinstance(loaded, ImageRecord)
     assert images.push("three:3") == loaded.digest
     with pytest.raises(SpecInvalid, match="there is no file"):
-        images.load(tmp_path / "none.tar", "four:4")
+        images.import_tar(tmp_path / "none.tar", "four:4")
+
+
+def test_images_travel_as_an_archive(session: Session, tmp_path: Path) -> None:
+    """What is saved is loaded again, by path and by stream, and what is no archive is told."""
+    images = session.images
+    with tarfile.open(tmp_path / "root.tar", "w") as tar:
+        tar.addfile(tarfile.TarInfo("hello"))
+    made = images.import_tar(tmp_path / "root.tar", "one:1")
+    images.save("one:1", tmp_path / "one.tar")
+    images.remove("one:1")
+    assert images.load(tmp_path / "one.tar") == (made,)
+    with (tmp_path / "one.tar").open("rb") as file:
+        assert images.load(file, "two:2")[0].reference == "two:2"
+    with pytest.raises(ImageError, match="no archive of images"):
+        images.load(tmp_path / "root.tar")
+    with pytest.raises(ImageError, match="archive of images"):
+        images.import_tar(tmp_path / "one.tar", "three:3")
+    with pytest.raises(SpecInvalid, match="there is no file"):
+        images.load(tmp_path / "none.tar")
 
 
 def test_engine_is_opened_once_and_late() -> None:
@@ -259,16 +280,45 @@ def test_settings_read_words(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", "/cache")
     settings = Settings.of({"engine": "", "timeout": "2.5", "logs": "7", "offline": "Yes", "pull": "never"})
     assert (settings.engine, settings.timeout_s, settings.log_lines) == ("auto", 2.5, 7)
-    assert (settings.offline, settings.pull) == (True, "never")
+    assert (settings.access.offline, settings.pull) == (True, "never")
     assert settings.store == Path("/cache/pytest-containers")
     assert Settings.of({"store": "~/x"}).store == Path("~/x").expanduser()
     monkeypatch.delenv("XDG_CACHE_HOME")
     assert Settings.of({}).store == Path("~/.cache/pytest-containers").expanduser()
 
 
+def test_settings_read_how_registries_are_reached(tmp_path: Path) -> None:
+    """Mirrors keep their order, one without a registry is Docker Hub's, and commas part as blanks do."""
+    access = Settings.of(
+        {
+            "mirror": "mirror.example:5000/hub, quay.io=cache.example docker.io=second.example",
+            "insecure": "Plain.example:5000",
+            "certificates": str(tmp_path),
+        }
+    ).access
+    assert access.mirrors == (
+        ("docker.io", "mirror.example:5000/hub"),
+        ("quay.io", "cache.example"),
+        ("docker.io", "second.example"),
+    )
+    assert access.insecure == {"plain.example:5000"}
+    assert access.certificates == (str(tmp_path),)
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("pull", "often"), ("timeout", "soon"), ("timeout", "-1"), ("logs", "inf"), ("offline", "maybe")],
+    [
+        ("pull", "often"),
+        ("timeout", "soon"),
+        ("timeout", "-1"),
+        ("logs", "inf"),
+        ("offline", "maybe"),
+        ("mirror", "https://mirror.example"),
+        ("mirror", "docker.io="),
+        ("insecure", "host/path"),
+        ("certificates", "/no/such/folder"),
+        ("lock", "/no/such.lock"),
+    ],
 )
 def test_settings_refuse_what_cannot_be_meant(name: str, value: str) -> None:
     """A wrong option is told with its name and its value."""

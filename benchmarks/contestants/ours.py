@@ -26,7 +26,7 @@ def prepare(store: Path, root: Path) -> None:
     """Make `BASE` of the tar *root* in *store*: unpacked, as a machine has it after the first run."""
     engine = _engine(store)
     with root.open("rb") as tar:
-        engine.images.load(tar, BASE, ImageConfig(command=SLEEP))
+        engine.images.import_tar(tar, BASE, ImageConfig(command=SLEEP))
 
 
 def _engine(store: Path) -> NativeEngine:

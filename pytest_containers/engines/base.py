@@ -1,7 +1,7 @@
 """The seam between what a test holds and what runs it.
 
-`Engine`, `Images`, `Network`, `Handle` and `Tree` are all that the floors above know of an
-engine. Only nouns of floor 0, strings, bytes and numbers cross; no pid, no client object. Each
+`Engine`, `Images`, `Registries`, `Network`, `Handle` and `Tree` are all that the floors above know
+of an engine. Only nouns of floor 0, strings, bytes and numbers cross; no pid, no client object. Each
 has at most twelve members, so that a second engine is an afternoon's reading. The contract suite
 in ``tests/engines/`` runs against every engine that is present.
 """
@@ -12,7 +12,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from typing import BinaryIO
 
-from pytest_containers.progress import BuildWatch
+from pytest_containers.inventory import ArchiveFormat, ImageDetails, Problem, Pruned
+from pytest_containers.progress import BuildWatch, Watch
 from pytest_containers.spec import (
     Address,
     BuildSpec,
@@ -28,7 +29,7 @@ from pytest_containers.spec import (
     PullPolicy,
 )
 
-__all__ = ["Engine", "Handle", "Images", "Network", "Tree"]
+__all__ = ["Engine", "Handle", "Images", "Network", "Registries", "Tree"]
 
 
 class Tree(ABC):
@@ -169,11 +170,16 @@ class Network(ABC):
 
 
 class Images(ABC):
-    """The images an engine can start."""
+    """The images an engine can start. *watch* hears how far a transfer is."""
 
     @abstractmethod
     def pull(
-        self, reference: str, *, policy: PullPolicy = "missing", platform: str | None = None
+        self,
+        reference: str,
+        *,
+        policy: PullPolicy = "missing",
+        platform: str | None = None,
+        watch: Watch | None = None,
     ) -> ImageRecord:
         """Return the image, ready to start; fetch it where *policy* says so.
 
@@ -182,7 +188,7 @@ class Images(ABC):
         """
 
     @abstractmethod
-    def push(self, reference: str) -> str:
+    def push(self, reference: str, *, watch: Watch | None = None) -> str:
         """Send an image to the registry its name says; return the manifest's digest.
 
         Raises ImageNotFound, NotPortable, RegistryError.
@@ -197,6 +203,10 @@ class Images(ABC):
         """Return every named image of the store, sorted by reference."""
 
     @abstractmethod
+    def inspect(self, reference: str) -> ImageDetails:
+        """Return what the store knows of an image. Raises ImageNotFound, NotPortable for ``host``."""
+
+    @abstractmethod
     def remove(self, reference: str) -> None:
         """Forget a name. Raises ImageNotFound."""
 
@@ -208,8 +218,92 @@ class Images(ABC):
         """
 
     @abstractmethod
-    def load(self, tar: BinaryIO, reference: str, config: ImageConfig) -> ImageRecord:
-        """Make a one-layer image of a root file system's tar (docker import)."""
+    def import_tar(
+        self, tar: BinaryIO, reference: str, config: ImageConfig, *, watch: Watch | None = None
+    ) -> ImageRecord:
+        """Make a one-layer image of a root file system's tar (docker import).
+
+        Raises ImageError for an archive of images, which is for `load`.
+        """
+
+    @abstractmethod
+    def save(
+        self,
+        references: tuple[str, ...],
+        out: BinaryIO | str,
+        *,
+        format: ArchiveFormat = "docker",  # noqa: A002  # as every tool of archives calls it
+        watch: Watch | None = None,
+    ) -> None:
+        """Write images as an archive, to a stream or to a path, where it appears whole or not at all.
+
+        ``oci-dir`` is a folder, which must be missing or empty. Raises ImageNotFound, NotPortable.
+        """
+
+    @abstractmethod
+    def load(
+        self,
+        archive: BinaryIO | str,
+        *,
+        reference: str | None = None,
+        platform: str | None = None,
+        watch: Watch | None = None,
+    ) -> tuple[ImageRecord, ...]:
+        """Take the images of an archive, or of an OCI layout's folder, into the store.
+
+        *reference* names the image of an archive that holds one. Raises ImageError for what is no
+        archive of images, and what a pull raises of broken layers; nothing is named then.
+        """
+
+    @abstractmethod
+    def prune(
+        self,
+        *,
+        older_than_s: float | None = None,
+        max_bytes: int | None = None,
+        keep_lock: str | None = None,
+        dry_run: bool = False,
+    ) -> Pruned:
+        """Remove images not used for *older_than_s*, and the oldest until all take *max_bytes*.
+
+        With neither only garbage goes. What the lock file *keep_lock* names stays, and what a
+        living process uses. With *dry_run* nothing is changed.
+        """
+
+
+class Registries(ABC):
+    """Registries, and what a lock file says of their images; files are named by their paths."""
+
+    @abstractmethod
+    def login(self, registry: str, username: str, secret: str) -> str:
+        """Prove credentials and keep them; return where they are kept.
+
+        Raises Unauthorized, RegistryError, ReferenceInvalid, SpecInvalid.
+        """
+
+    @abstractmethod
+    def logout(self, registry: str) -> bool:
+        """Forget the credentials for a registry; tell whether there were any."""
+
+    @abstractmethod
+    def lock(
+        self, references: tuple[str, ...], *, file: str, platforms: tuple[str, ...] = ()
+    ) -> tuple[str, ...]:
+        """Write into *file* what names mean now; return one line for each, name and digest.
+
+        Without *references* those in the file are renewed, without *platforms* for those they had.
+        Raises ImageNotFound, NotPortable, RegistryError, ImageError.
+        """
+
+    @abstractmethod
+    def pull_locked(
+        self, *, file: str, platform: str | None = None, watch: Watch | None = None
+    ) -> tuple[ImageRecord, ...]:
+        """Fetch every image of a lock file; what is there whole costs no request."""
+
+    @abstractmethod
+    def verify(self, *, file: str, platform: str | None = None) -> tuple[Problem, ...]:
+        """Return where the store is not what the lock file says; every blob is read."""
 
 
 class Engine(ABC):
@@ -233,6 +327,11 @@ class Engine(ABC):
     @abstractmethod
     def images(self) -> Images:
         """The images it can start."""
+
+    @property
+    @abstractmethod
+    def registries(self) -> Registries:
+        """The registries its images come from."""
 
     @abstractmethod
     def prepare(self) -> None:

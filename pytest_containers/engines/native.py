@@ -17,13 +17,15 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import BinaryIO, Final
 
-from pytest_containers.engines.base import Engine, Handle, Images, Network
+from pytest_containers.engines.base import Engine, Handle, Images, Network, Registries
 from pytest_containers.engines.native_container import NativeHandle
 from pytest_containers.engines.native_images import NativeImages
+from pytest_containers.engines.native_registries import NativeRegistries
+from pytest_containers.engines.native_store import StorePlace
 from pytest_containers.errors import EngineError, HostError, SpecInvalid, Unsupported
+from pytest_containers.inventory import RegistryAccess
 from pytest_containers.runtime import client, folders, messages
 from pytest_containers.spec import ContainerSpec, ImageRecord, Limits
 
@@ -55,8 +57,8 @@ class NativeEngine(Engine):
     """Runs containers by the kernel alone.
 
     *store* is the image store's folder. *run_folder* names the run: processes that give the same
-    share one supervisor. *owner_pid* is the process whose end is the end of the run. *offline*
-    and *mirrors* are for registries, as in `NativeImages`.
+    share one supervisor. *owner_pid* is the process whose end is the end of the run. *access* is how
+    registries are reached, *lock* the path of a lock file, empty for none.
     """
 
     def __init__(
@@ -65,12 +67,14 @@ class NativeEngine(Engine):
         store: Path,
         run_folder: Path,
         owner_pid: int,
-        offline: bool = False,
-        mirrors: Mapping[str, tuple[str, ...]] = MappingProxyType({}),
+        access: RegistryAccess | None = None,
+        lock: str = "",
     ) -> None:
         self._folder = run_folder
         self._owner_pid = owner_pid
-        self._images = NativeImages(store, self._connected, offline=offline, mirrors=mirrors)
+        place = StorePlace(store, access or RegistryAccess(), lock)
+        self._images = NativeImages(place, self._connected)
+        self._registries = NativeRegistries(place)
         self._lock = threading.Lock()
         self._janitor: subprocess.Popen[bytes] | None = None
         self._connection: client.Connection | None = None
@@ -90,6 +94,11 @@ class NativeEngine(Engine):
     def images(self) -> Images:
         """The images of the store."""
         return self._images
+
+    @property
+    def registries(self) -> Registries:
+        """The registries that the images come from."""
+        return self._registries
 
     def prepare(self) -> None:
         """Start the supervisor in the background."""

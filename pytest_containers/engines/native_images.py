@@ -5,93 +5,112 @@ The wing is imported at the first use: a run on images that are there needs no r
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from pytest_containers.engines.base import Images
+from pytest_containers.engines.native_store import StorePlace
 from pytest_containers.errors import ImageError, ImageNotFound
-from pytest_containers.progress import BuildWatch
+from pytest_containers.inventory import ArchiveFormat, HistoryStep, ImageDetails, LayerDetails, Pruned
+from pytest_containers.progress import BuildWatch, Watch
 from pytest_containers.spec import BuildSpec, ImageConfig, ImageRecord, PullPolicy
 
 if TYPE_CHECKING:
     from pytest_containers.images.leases import Lease
+    from pytest_containers.images.lockfile import LockedImage
+    from pytest_containers.images.platform import Platform
     from pytest_containers.images.reference import Reference
     from pytest_containers.images.store import Store
-    from pytest_containers.images.transport import Settings
     from pytest_containers.runtime.client import Connection
 
 __all__ = ["NativeImages"]
 
 
 class NativeImages(Images):
-    """The image store in the folder *store*, made at its first use.
+    """The images of the store at *place*; *connect* leads to the run's supervisor, for builds."""
 
-    *connect* leads to the run's supervisor, for the commands of a build. *offline* asks no
-    registry for anything; *mirrors* maps a registry to those asked before it.
-    """
-
-    def __init__(
-        self,
-        store: Path,
-        connect: Callable[[], Connection],
-        *,
-        offline: bool,
-        mirrors: Mapping[str, tuple[str, ...]],
-    ) -> None:
+    def __init__(self, place: StorePlace, connect: Callable[[], Connection]) -> None:
+        self._place = place
         self._connect = connect
-        self._folder = store
-        self._offline = offline
-        self._mirrors = mirrors
-        self._lock = threading.Lock()
-        self._opened: Store | None = None
 
     @property
     def _store(self) -> Store:
-        from pytest_containers.images.store import Store
-
-        with self._lock:
-            if self._opened is None:
-                self._opened = Store.open(self._folder)
-            return self._opened
-
-    def _settings(self) -> Settings:
-        from pytest_containers.images.transport import Settings
-
-        return Settings(offline=self._offline, mirrors=self._mirrors)
+        return self._place.store
 
     def pull(
-        self, reference: str, *, policy: PullPolicy = "missing", platform: str | None = None
+        self,
+        reference: str,
+        *,
+        policy: PullPolicy = "missing",
+        platform: str | None = None,
+        watch: Watch | None = None,
     ) -> ImageRecord:
-        """Return the image, ready to start; fetch it where *policy* says so."""
+        """Return the image, ready to start; fetch it where *policy*, or the lock file, says so."""
         from pytest_containers.images.host import is_host
         from pytest_containers.images.platform import Platform
         from pytest_containers.images.reference import Reference
 
         name = Reference.parse(reference)
         wanted = Platform.parse(platform) if platform else None
-        if policy != "always" or is_host(name):
-            found = self._store.find(name)
-            if found and (wanted is None or found.config.architecture == wanted.architecture):
-                return found
-            if is_host(name):
-                raise ImageNotFound(
-                    f"host has no image for {platform}",
-                    seen=f"it is this machine itself, {Platform.host()}",
-                    mend="leave platform= out, or name an image of a registry",
-                )
+        if is_host(name):
+            return self._host(name, wanted)
+        pinned = self._place.pinned(name)
+        if found := self._present(name, wanted, pinned, policy):
+            return found
+        if pinned is None:
             self._refuse_outdated(name)
-        if policy == "never" or self._offline:
-            reason = "the run is offline" if self._offline else "the pull policy is never"
-            raise ImageNotFound(
-                f"the store has no image {name.familiar}" + (f" for {platform}" if platform else ""),
-                seen=f"no registry is asked, as {reason}; the store is {self._folder}",
-                mend="pull it while that is allowed, or check its name",
-            )
+        if policy == "never" or self._place.access.offline:
+            reason = "the run is offline" if self._place.access.offline else "the pull policy is never"
+            raise self._place.absent(name, reason, platform)
         from pytest_containers.images.pull import pull
 
-        return pull(self._store, name, platform=wanted, settings=self._settings())
+        return pull(
+            self._store,
+            name,
+            platform=wanted,
+            settings=self._place.settings(),
+            pinned=pinned,
+            watch=watch,
+        )
+
+    def _host(self, name: Reference, wanted: Platform | None) -> ImageRecord:
+        from pytest_containers.images.platform import Platform
+
+        found = self._store.find(name)
+        if found and (wanted is None or found.config.architecture == wanted.architecture):
+            return found
+        raise ImageNotFound(
+            f"host has no image for {wanted}",
+            seen=f"it is this machine itself, {Platform.host()}",
+            mend="leave platform= out, or name an image of a registry",
+        )
+
+    def _present(
+        self, name: Reference, wanted: Platform | None, pinned: LockedImage | None, policy: PullPolicy
+    ) -> ImageRecord | None:
+        """Return what the store has of a name where that is good enough: nobody is asked."""
+        if pinned is None:
+            found = None if policy == "always" else self._store.find(name)
+            fits = found and (wanted is None or found.config.architecture == wanted.architecture)
+            return found if fits else None
+        from pytest_containers.images.platform import Platform
+
+        locked = pinned.manifest(wanted or Platform.host())
+        if locked is None:
+            return None
+        found = self._store.find(name)
+        if found and found.digest == locked.digest:
+            return found
+        # The store may have it under another name, or under none: a lock file's digest is enough.
+        if not all(
+            self._store.blobs.has(d) for d in (locked.digest, *(blob.digest for blob in locked.blobs))
+        ):
+            return None
+        from pytest_containers.images.pull import pull
+        from pytest_containers.images.transport import Settings
+
+        return pull(self._store, name, platform=wanted, settings=Settings(offline=True), pinned=pinned)
 
     def _refuse_outdated(self, name: Reference) -> None:
         """Say so where an image stood on this machine's files: no registry has it."""
@@ -106,12 +125,12 @@ class NativeImages(Images):
                 mend="make it again: commit or build under the same name",
             )
 
-    def push(self, reference: str) -> str:
+    def push(self, reference: str, *, watch: Watch | None = None) -> str:
         """Send an image to the registry its name says; return the manifest's digest."""
         from pytest_containers.images.push import push
         from pytest_containers.images.reference import Reference
 
-        return push(self._store, Reference.parse(reference), settings=self._settings())
+        return push(self._store, Reference.parse(reference), settings=self._place.settings(), watch=watch)
 
     def tag(self, source: str, target: str) -> None:
         """Give an image a second name."""
@@ -123,6 +142,40 @@ class NativeImages(Images):
     def list(self) -> tuple[ImageRecord, ...]:
         """Return every named image of the store, sorted by reference."""
         return self._store.list()
+
+    def inspect(self, reference: str) -> ImageDetails:
+        """Return what the store knows of an image."""
+        from pytest_containers.images.config import read_created, read_history
+        from pytest_containers.images.reference import Reference
+
+        name = Reference.parse(reference)
+        _, manifest = self._store.manifest(name)
+        record = self._store.find(name)
+        if record is None:
+            raise self._place.absent(name, "an image is inspected as it is there", None)
+        config = self._store.blobs.read(manifest.config.digest, manifest.config.size)
+        return ImageDetails(
+            record=record,
+            created=read_created(config),
+            layers=tuple(
+                LayerDetails(
+                    digest=layer.digest,
+                    diff_id=diff_id,
+                    media_type=layer.media_type,
+                    size_bytes=layer.size,
+                )
+                for layer, diff_id in zip(manifest.layers, record.diff_ids, strict=True)
+            ),
+            history=tuple(
+                HistoryStep(
+                    created=step.created,
+                    created_by=step.created_by,
+                    comment=step.comment,
+                    empty_layer=step.empty_layer,
+                )
+                for step in read_history(config)
+            ),
+        )
 
     def remove(self, reference: str) -> None:
         """Forget a name."""
@@ -139,12 +192,71 @@ class NativeImages(Images):
         with self._store.lease():
             return build(self._store, runner, spec, pull=self.pull, watch=watch, transport=self._settings())
 
-    def load(self, tar: BinaryIO, reference: str, config: ImageConfig) -> ImageRecord:
+    def import_tar(
+        self, tar: BinaryIO, reference: str, config: ImageConfig, *, watch: Watch | None = None
+    ) -> ImageRecord:
         """Make a one-layer image of a root file system's tar."""
         from pytest_containers.images.archive import import_tar
         from pytest_containers.images.reference import Reference
 
-        return import_tar(self._store, tar, Reference.parse(reference), config)
+        return import_tar(self._store, tar, Reference.parse(reference), config, watch=watch)
+
+    def save(
+        self,
+        references: tuple[str, ...],
+        out: BinaryIO | str,
+        *,
+        format: ArchiveFormat = "docker",  # noqa: A002  # as every tool of archives calls it
+        watch: Watch | None = None,
+    ) -> None:
+        """Write images as an archive."""
+        from pytest_containers.images.reference import Reference
+        from pytest_containers.images.save import save
+
+        where = Path(out) if isinstance(out, str) else out
+        save(self._store, map(Reference.parse, references), where, format=format, watch=watch)
+
+    def load(
+        self,
+        archive: BinaryIO | str,
+        *,
+        reference: str | None = None,
+        platform: str | None = None,
+        watch: Watch | None = None,
+    ) -> tuple[ImageRecord, ...]:
+        """Take the images of an archive into the store."""
+        from pytest_containers.images.load import load
+        from pytest_containers.images.platform import Platform
+        from pytest_containers.images.reference import Reference
+
+        return load(
+            self._store,
+            Path(archive) if isinstance(archive, str) else archive,
+            reference=Reference.parse(reference) if reference else None,
+            platform=Platform.parse(platform) if platform else None,
+            watch=watch,
+        )
+
+    def prune(
+        self,
+        *,
+        older_than_s: float | None = None,
+        max_bytes: int | None = None,
+        keep_lock: str | None = None,
+        dry_run: bool = False,
+    ) -> Pruned:
+        """Remove what nobody needs; what a living process uses stays."""
+        from pytest_containers.images.lockfile import LockFile
+        from pytest_containers.images.prune import prune
+
+        keep = LockFile.read(Path(keep_lock)).digests if keep_lock else ()
+        found = prune(self._store, older_than_s=older_than_s, max_bytes=max_bytes, keep=keep, dry_run=dry_run)
+        return Pruned(
+            names=found.names,
+            blobs=tuple(map(str, found.blobs)),
+            layers=found.chains,
+            size_bytes=found.size_bytes,
+        )
 
     def commit(
         self, parent: ImageRecord, layer: BinaryIO, reference: str, config: ImageConfig

@@ -14,7 +14,7 @@ from pytest_containers.images.digest import Digest
 from pytest_containers.images.document import Fields, encode
 from pytest_containers.spec import Healthcheck, ImageConfig, Port
 
-__all__ = ["History", "read_config", "read_history", "write_config"]
+__all__ = ["History", "read_config", "read_created", "read_history", "write_config"]
 
 _NANOSECONDS = 1_000_000_000
 _LAST_PORT = 65535
@@ -57,6 +57,11 @@ def read_config(data: bytes) -> tuple[ImageConfig, tuple[str, ...]]:
         os=fields.text("os") or "linux",
     )
     return config, _read_diff_ids(fields.fields("rootfs"))
+
+
+def read_created(data: bytes) -> str:
+    """Return when the image was made, an RFC 3339 time, or an empty text."""
+    return Fields.parse(data, "the image config").text("created")
 
 
 def read_history(data: bytes) -> tuple[History, ...]:

@@ -42,7 +42,7 @@ from pytest_containers.spec import (
     Stream,
 )
 from tests.engines.memory_files import Entry, Files
-from tests.engines.memory_images import MemoryImages
+from tests.engines.memory_images import MemoryImages, MemoryRegistries
 from tests.engines.memory_shell import Process, World
 
 __all__ = ["MemoryEngine", "MemoryHandle", "MemoryRun", "Place"]
@@ -328,6 +328,7 @@ class MemoryEngine(Engine):
 
     def __init__(self, run: MemoryRun | None = None, *, features: Iterable[str] | None = None) -> None:
         self.run = run or MemoryRun()
+        self._registries = MemoryRegistries(self.run.images)
         self._owns_run = run is None
         self._features = frozenset(
             ("run-lifetime", "internal-networks", "tmpfs") if features is None else features
@@ -346,6 +347,10 @@ class MemoryEngine(Engine):
     @property
     def images(self) -> MemoryImages:
         return self.run.images
+
+    @property
+    def registries(self) -> MemoryRegistries:
+        return self._registries
 
     def prepare(self) -> None:
         self.prepared += 1

@@ -237,7 +237,7 @@ def test_root_tar_becomes_an_image(bench: Bench) -> None:
         entry.size = 6
         writer.addfile(entry, io.BytesIO(b"hello\n"))
     tar.seek(0)
-    record = bench.engine.images.load(tar, "contract-load:1", ImageConfig(command=("/bin/true",)))
+    record = bench.engine.images.import_tar(tar, "contract-load:1", ImageConfig(command=("/bin/true",)))
     assert record.portable
     handle = bench.create(ContainerSpec(name="one"), record)
     assert _read(handle, "/etc/motd") == {"motd": b"hello\n"}

@@ -69,12 +69,40 @@ IMAGES: Final = (
     ),
     case("an image to be pushed is not there", 'images.push("no-such:1")', "ImageNotFound", "no-such:1"),
     case(
-        "the file to be loaded is not there",
-        'images.load("/no/such.tar", "base:1")',
+        "the file to be imported is not there",
+        'images.import_tar("/no/such.tar", "base:1")',
         "SpecInvalid",
         "/no/such.tar",
     ),
-    case("the file to be loaded is no tar", 'images.load(__file__, "base:1")', "LayerCorrupt", "tar"),
+    case("the file to be imported is no tar", 'images.import_tar(__file__, "base:1")', "LayerCorrupt", "tar"),
+    case(
+        "the archive to be loaded is not there",
+        'images.load("/no/such.tar")',
+        "SpecInvalid",
+        "/no/such.tar",
+    ),
+    case(
+        "the tar of a root file system is loaded",
+        """
+        import tarfile
+        with tarfile.open("root.tar", "w") as tar:
+            tar.add(__file__, "etc/hello")
+        images.load("root.tar")
+        """,
+        "ImageError",
+        "import",
+    ),
+    case(
+        "an archive of images is imported",
+        """
+        import tarfile
+        with tarfile.open("archive.tar", "w") as tar:
+            tar.add(__file__, "manifest.json")
+        images.import_tar("archive.tar", "base:1")
+        """,
+        "ImageError",
+        "images.load",
+    ),
 )
 
 PUSH: Final = (
@@ -87,6 +115,15 @@ PUSH: Final = (
         """,
         "NotPortable",
         "this machine's own files",
+    ),
+    case(
+        "an image on `host` is saved",
+        """
+        container("host", command="sleep 60").commit("mine:1")
+        images.save("mine:1", "out.tar")
+        """,
+        "NotPortable",
+        "mine:1",
     ),
     case(
         "a commit gets a name that is none",

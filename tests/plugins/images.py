@@ -90,7 +90,7 @@ def debian_image(container: ContainerFactory, images: Shelf, tmp_path_factory: p
             ask = ["apt-get", "indextargets", "Identifier: Packages", "Origin: Debian", "--format", _MIRRORS]
             box.exec(_BOOTSTRAP, stdin=box.exec(ask, check=True).stdout, check=True)
             tar = box.copy_out("/root/base.tar", tmp_path_factory.mktemp("debian"))
-        images.load(tar, "debian:bookworm", config=ImageConfig(command=("/bin/bash",)))
+        images.import_tar(tar, "debian:bookworm", config=ImageConfig(command=("/bin/bash",)))
 
     return made_once(images, "debian:bookworm", make)
 
