@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Literal
 
-__all__ = ["BuildEvent", "BuildWatch", "Phase", "Progress", "Watch"]
+__all__ = ["BuildEvent", "BuildWatch", "Phase", "Progress", "Telling", "Watch", "Watches"]
 
 Phase = Literal["download", "unpack", "upload", "load", "save", "commit"]
 
@@ -47,3 +48,15 @@ class BuildEvent:
 
 # Called from any thread, by several at once; what it raises ends the build.
 BuildWatch = Callable[[BuildEvent], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Watches:
+    """Who hears of transfers, and who of builds."""
+
+    transfer: Watch | None = None
+    build: BuildWatch | None = None
+
+
+# Opened with what is to be had, an image's name, for as long as it takes.
+Telling = Callable[[str], AbstractContextManager[Watches]]

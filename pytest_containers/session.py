@@ -11,6 +11,7 @@ import re
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
@@ -22,10 +23,20 @@ from pytest_containers.errors import SpecInvalid, Unsupported
 from pytest_containers.inventory import RegistryAccess
 from pytest_containers.order import Lifetime, Order
 from pytest_containers.probe import Probe, default_probe, warm
+from pytest_containers.progress import Telling, Watches
 from pytest_containers.shelf import Shelf
 from pytest_containers.spec import ContainerSpec, ImageRecord, PullPolicy
 
-__all__ = ["RunPlace", "Session", "Settings", "native_engine", "preflight", "run_place"]
+__all__ = [
+    "RunPlace",
+    "Session",
+    "Settings",
+    "Telling",
+    "image_names",
+    "native_engine",
+    "preflight",
+    "run_place",
+]
 
 _PULLS = ("missing", "always", "never")
 _TRUE = ("1", "true", "yes", "on")
@@ -173,6 +184,13 @@ def native_engine(settings: Settings, place: RunPlace) -> Engine:
     )
 
 
+def image_names(settings: Settings) -> tuple[str, ...]:
+    """Return the names of the store's images, without a look at more than its index."""
+    from pytest_containers.engines.native_store import image_names
+
+    return image_names(settings.store)
+
+
 def preflight() -> tuple[tuple[str, bool, str], ...]:
     """Return what a sandbox needs of this machine: step, whether it works, and what was seen."""
     from pytest_containers.engines import native
@@ -183,8 +201,16 @@ def preflight() -> tuple[tuple[str, bool, str], ...]:
 class Session:
     """One pytest process's part of a run; safe to be used by threads."""
 
-    def __init__(self, *, settings: Settings, catalog: Catalog, open_engine: Callable[[], Engine]) -> None:
+    def __init__(
+        self,
+        *,
+        settings: Settings,
+        catalog: Catalog,
+        open_engine: Callable[[], Engine],
+        telling: Telling | None = None,
+    ) -> None:
         self.settings = settings
+        self._telling: Telling = telling or (lambda _: nullcontext(Watches()))
         self.catalog = catalog
         self._open_engine = open_engine
         self._lock = threading.Lock()
@@ -217,10 +243,13 @@ class Session:
         """
         service, reference = self.catalog.find(order.image)
         self._refuse(order, lifetime)
-        if _is_folder(order.image):
-            image = self.images.build(order.image, platform=order.platform)
-        else:
-            image = self.images.pull(reference, policy=order.pull, platform=order.platform)
+        with self._telling(order.image) as watches:
+            if _is_folder(order.image):
+                image = self.images.build(order.image, platform=order.platform, watch=watches.build)
+            else:
+                image = self.images.pull(
+                    reference, policy=order.pull, platform=order.platform, watch=watches.transfer
+                )
         spec = self._named(_with_service(order.spec, service), order, lifetime)
         handle = self.engine.create(spec, image)
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -94,9 +95,13 @@ def test_offline_pulls_nothing(run: Run, engine: MemoryEngine, monkeypatch: pyte
 
 
 def test_images_are_a_table(run: Run, engine: MemoryEngine) -> None:
-    """Every image is a line with name, id and size."""
+    """Every image is a line with name, id, age and size."""
     record = engine.images.put("team/app:1", HOST, ImageConfig())
-    assert run("images") == (0, f"IMAGE       ID            SIZE\nteam/app:1  {record.id[7:19]}  0 B\n", "")
+    code, out, err = run("images")
+    assert (code, err) == (0, "")
+    head, row = out.splitlines()
+    assert head.split() == ["IMAGE", "ID", "CREATED", "SIZE"]
+    assert re.fullmatch(rf"team/app:1  {record.id[7:19]}  [0-9]+ years? ago  0 B", row)
 
 
 def test_push_prints_the_digest(run: Run, engine: MemoryEngine) -> None:
@@ -127,14 +132,18 @@ def test_import_reads_a_file_or_the_input(
 def test_prune_tells_what_it_removed(run: Run, engine: MemoryEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     """What dead runs left is removed and told, a line each."""
     monkeypatch.setattr(engine, "reclaim", lambda: ("/var/one", "/var/two"))
-    assert run("prune") == (0, "/var/one\n/var/two\n", "")
+    assert run("prune") == (
+        0,
+        "/var/one\n/var/two\nremoved: 0 blobs, 0 layers, 0 B\n",
+        "",
+    )
 
 
 @pytest.mark.parametrize(("works", "code"), [(True, 0), (False, 125)])
 def test_doctor_is_a_table(run: Run, monkeypatch: pytest.MonkeyPatch, works: bool, code: int) -> None:
     """Every step is a line; one that does not work is the exit code."""
     steps = (("user namespaces", True, "31000"), ("overlay", works, "mount"))
-    monkeypatch.setattr("pytest_containers.cli.preflight", lambda: steps)
+    monkeypatch.setattr("pytest_containers.commands.machine.preflight", lambda: steps)
     told = "ok" if works else "no"
     assert run("doctor") == (code, f"user namespaces  ok  31000\noverlay          {told}  mount\n", "")
 

@@ -47,6 +47,7 @@ FLOORS: Final = (
     ("shelf", 4),
     ("plugin", 5),
     ("cli", 5),
+    ("commands", 5),
     ("__main__", 5),
 )
 WINGS: Final = ("images", "runtime")
@@ -58,6 +59,8 @@ DOORS: Final = (
     ("filelock", ("_files",)),
     ("tenacity", ("probe", "images.transport")),
     ("urllib3", ("images.transport",)),
+    ("rich", ("commands.terminal",)),
+    ("argcomplete", ("commands.completion",)),
     ("zstandard", ("images.decompress",)),
     ("isal", ("images.deflate",)),
 )
