@@ -1,11 +1,13 @@
 """The options of a run: name, value, help (floor 4).
 
-The plugin's start imports this module in every run of every project: it imports nothing.
+The plugin's start imports this module in every run of every project: it imports nothing else.
 """
 
 from __future__ import annotations
 
-__all__ = ["LOCK_NAME", "OPTIONS", "PATHS", "SEVERAL", "variable"]
+import os
+
+__all__ = ["LOCK_NAME", "OPTIONS", "PATHS", "SEVERAL", "default_store", "variable"]
 
 # Name, what the command line shows as the value, help.
 OPTIONS = (
@@ -29,3 +31,8 @@ LOCK_NAME = "containers.lock"
 def variable(name: str) -> str:
     """Return the environment variable of an option."""
     return f"PYTEST_CONTAINERS_{name.upper()}"
+
+
+def default_store() -> str:
+    """Return the cache folder's part that is ours (XDG Base Directory Specification)."""
+    return os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "pytest-containers")

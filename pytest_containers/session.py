@@ -21,6 +21,7 @@ from pytest_containers.container import Container, laid_over
 from pytest_containers.engines.base import Engine, Network
 from pytest_containers.errors import SpecInvalid, Unsupported
 from pytest_containers.inventory import RegistryAccess
+from pytest_containers.options import default_store
 from pytest_containers.order import Lifetime, Order
 from pytest_containers.probe import Probe, default_probe, warm
 from pytest_containers.progress import Telling, Watches
@@ -32,7 +33,6 @@ __all__ = [
     "Session",
     "Settings",
     "Telling",
-    "image_names",
     "native_engine",
     "preflight",
     "run_place",
@@ -81,15 +81,10 @@ class Settings:
                 offline=_boolean("offline", given.get("offline", "")),
             ),
             lock=_lock(given.get("lock", "")),
-            store=Path(given.get("store") or _default_store()).expanduser().absolute(),
+            store=Path(given.get("store") or default_store()).expanduser().absolute(),
             timeout_s=_number("timeout", given.get("timeout") or "60"),
             log_lines=int(_number("logs", given.get("logs") or "50")),
         )
-
-
-def _default_store() -> str:
-    """Return the cache folder's part that is ours (XDG Base Directory Specification)."""
-    return os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "pytest-containers")
 
 
 def _boolean(name: str, text: str) -> bool:
@@ -182,13 +177,6 @@ def native_engine(settings: Settings, place: RunPlace) -> Engine:
         access=settings.access,
         lock=settings.lock,
     )
-
-
-def image_names(settings: Settings) -> tuple[str, ...]:
-    """Return the names of the store's images, without a look at more than its index."""
-    from pytest_containers.engines.native_store import image_names
-
-    return image_names(settings.store)
 
 
 def preflight() -> tuple[tuple[str, bool, str], ...]:

@@ -40,6 +40,7 @@ FLOORS: Final = (
     ("transfer", 3),
     ("session", 4),
     ("catalog", 4),
+    ("names", 4),
     ("options", 4),
     ("order", 4),
     ("factory", 4),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
+import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,7 +14,7 @@ from argcomplete.completers import FilesCompleter, SuppressCompleter
 from argcomplete.shell_integration import shellcode
 
 from pytest_containers.commands.grammar import IMAGE, SERVICE
-from pytest_containers.errors import ContainersError
+from pytest_containers.options import default_store, variable
 
 __all__ = ["complete", "script"]
 
@@ -56,17 +56,15 @@ def _names(*, services: bool) -> _Completer:
         prefix: str, action: argparse.Action, parser: argparse.ArgumentParser, parsed_args: argparse.Namespace
     ) -> tuple[str, ...]:
         del action, parser
-        from pytest_containers.commands.opened import settings_of
-        from pytest_containers.commands.output import familiar
-        from pytest_containers.session import image_names
+        from pytest_containers.names import image_names, service_names
 
-        found: list[str] = []
-        with contextlib.suppress(ContainersError):
-            found += map(familiar, image_names(settings_of(parsed_args)))
-        if services:
-            from pytest_containers.catalog import Catalog
-
-            found += [*Catalog.read(Path.cwd()).names, "host"]
+        chosen = getattr(parsed_args, "store", "") or os.environ.get(variable("store")) or default_store()
+        found = [_familiar(name) for name in image_names(Path(chosen).expanduser())]
+        found += service_names(Path.cwd()) if services else ()
         return tuple(name for name in found if name.startswith(prefix))
 
     return names
+
+
+def _familiar(reference: str) -> str:
+    return reference.removeprefix("docker.io/").removeprefix("library/")

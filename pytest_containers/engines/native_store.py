@@ -5,7 +5,6 @@ The wing is imported at the first use: a run on images that are there needs no r
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -21,11 +20,10 @@ if TYPE_CHECKING:
     from pytest_containers.images.store import Store
     from pytest_containers.images.transport import Settings
 
-__all__ = ["StorePlace", "image_names"]
+__all__ = ["StorePlace"]
 
 _MEGABYTE: Final = 1_000_000
 _SHOWN: Final = 3
-_REF_NAME: Final = "org.opencontainers.image.ref.name"
 
 
 class StorePlace:
@@ -122,15 +120,3 @@ def _blobs(sizes: Mapping[Digest, int]) -> str:
     names = ", ".join(str(digest)[:19] for digest in list(sizes)[:_SHOWN])
     more = ", ..." if len(sizes) > _SHOWN else ""
     return f"{len(sizes)} blobs, {sum(sizes.values()) / _MEGABYTE:.1f} MB ({names}{more})"
-
-
-def image_names(folder: Path) -> tuple[str, ...]:
-    """Return the names in a store's index; quick, for a shell that waits for a completion.
-
-    Read as image-layout.md of the image-spec has it; nothing where there is no store.
-    """
-    try:
-        entries = json.loads((folder / "index.json").read_bytes())["manifests"]
-        return tuple(sorted(entry["annotations"][_REF_NAME] for entry in entries))
-    except (OSError, ValueError, LookupError, TypeError):
-        return ()
