@@ -128,12 +128,19 @@ class RunPlugin:
         """Return this process's session, made when first asked for. Raises SpecInvalid for a bad option."""
         if self._session is None:
             from pytest_containers.catalog import Catalog
+            from pytest_containers.notice import notice
             from pytest_containers.session import Session, Settings
 
+            plugins = self._config.pluginmanager
             self._session = Session(
                 settings=Settings.of(_given(self._config)),
                 catalog=Catalog.read(self._config.rootpath),
                 open_engine=self._open_engine,
+                telling=notice(
+                    plugins.getplugin("terminalreporter"),
+                    plugins.getplugin("capturemanager"),
+                    quiet=self._config.getoption("verbose") < 0,
+                ),
             )
         return self._session
 

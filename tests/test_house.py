@@ -49,6 +49,7 @@ FLOORS: Final = (
     ("plugin", 5),
     ("cli", 5),
     ("commands", 5),
+    ("notice", 5),
     ("__main__", 5),
 )
 WINGS: Final = ("images", "runtime")

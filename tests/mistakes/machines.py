@@ -47,4 +47,8 @@ PLACES: Final[Mapping[Case, str]] = {
 OPTIONS: Final[Mapping[str, str]] = {
     "a number that is none: `--containers-timeout=soon`": "--containers-timeout=soon",
     "a choice that is none: `--containers-pull=sometimes`": "--containers-pull=sometimes",
+    "a mirror with a scheme: `--containers-mirror=https://cache.example`": (
+        "--containers-mirror=https://cache.example"
+    ),
+    "a lock file that is not there: `--containers-lock=none.lock`": "--containers-lock=none.lock",
 }
