@@ -170,6 +170,8 @@ def store(tmp_path: Path) -> Path:
         ("python -m pytest_containers pru", ["prune"]),
         ("python -m pytest_containers inspect mi", ["mine"]),
         ("python -m pytest_containers prune --kee", ["--keep-lock"]),
+        ("python -m pytest_containers prune --dr", ["--dry-run"]),
+        ("python -m pytest_containers prune --ol", ["--older-than"]),
         ("python -m pytest_containers completion f", ["fish"]),
     ],
 )

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 import argcomplete
-from argcomplete.completers import FilesCompleter, SuppressCompleter
+from argcomplete.completers import FilesCompleter
 from argcomplete.shell_integration import shellcode
 
 from pytest_containers.commands.grammar import IMAGE, SERVICE
@@ -32,14 +32,14 @@ def complete(grammar: argparse.ArgumentParser) -> None:
     """Answer a shell that completes a line, and end; return where none asks."""
     for action in _actions(grammar):
         metavar = action.metavar if isinstance(action.metavar, str) else ""
-        completer: _Completer = SuppressCompleter()
+        completer: _Completer = _nothing
         if metavar in (IMAGE, SERVICE):
             completer = _names(services=metavar == SERVICE)
         elif metavar in _FILES:
             completer = FilesCompleter()
         # argcomplete finds a completer where its documentation has one put: on the action.
         action.__dict__["completer"] = completer
-    argcomplete.autocomplete(grammar, always_complete_options="long")
+    argcomplete.autocomplete(grammar, always_complete_options=False)
 
 
 def _actions(grammar: argparse.ArgumentParser) -> Iterator[argparse.Action]:
@@ -49,6 +49,14 @@ def _actions(grammar: argparse.ArgumentParser) -> Iterator[argparse.Action]:
                 yield from _actions(below)
         elif not action.choices:
             yield action
+
+
+def _nothing(
+    prefix: str, action: argparse.Action, parser: argparse.ArgumentParser, parsed_args: argparse.Namespace
+) -> tuple[str, ...]:
+    """Offer nothing: what is typed here is nobody's to know, and no file's name."""
+    del prefix, action, parser, parsed_args
+    return ()
 
 
 def _names(*, services: bool) -> _Completer:

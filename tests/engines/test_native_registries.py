@@ -17,6 +17,8 @@ from pytest_containers.session import RunPlace, Session, Settings, native_engine
 
 if TYPE_CHECKING:
     from pytest_containers import ContainerFactory
+    from tests.plugins.authority import Authority
+    from tests.plugins.registries import RegistryStarter
 
 pytestmark = pytest.mark.kernel
 
@@ -120,6 +122,21 @@ def test_plain_http_is_for_whom_it_was_allowed(tmp_path: Path, plain: Container)
     """A registry beyond loopback is spoken to by http only where it is named insecure."""
     host = f"{plain.ip}:5000"
     pushed = _publish(tmp_path, f"{host}/app:1", b"plain", given={"insecure": host})
-    with pytest.raises(RegistryError):
+    with pytest.raises(RegistryError) as caught:
         _session(tmp_path, "store").images.pull(f"{host}/app:1")
+    assert f"--containers-insecure={host}" in caught.value.mend
     assert _session(tmp_path, "store", {"insecure": host}).images.pull(f"{host}/app:1").digest == pushed
+
+
+def test_certificates_are_taken_from_the_folder_that_is_named(
+    tmp_path: Path, start_registry: RegistryStarter, authority: Authority
+) -> None:
+    """A registry of one's own authority is trusted where its certificate lies below its name."""
+    host = start_registry(tls=authority)
+    (tmp_path / "certs" / host).mkdir(parents=True)
+    (tmp_path / "certs" / host / "ca.crt").write_bytes(authority.pem())
+    given = {"certificates": str(tmp_path / "certs")}
+    pushed = _publish(tmp_path, f"{host}/app:1", b"secured", given=given)
+    with pytest.raises(RegistryError, match="certificate"):
+        _session(tmp_path, "store").images.pull(f"{host}/app:1")
+    assert _session(tmp_path, "store", given).images.pull(f"{host}/app:1").digest == pushed

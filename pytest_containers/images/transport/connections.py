@@ -127,7 +127,7 @@ def passing(error: BaseException) -> bool:
 
 def _tls_mend(host: str, seen: str) -> str:
     if "WRONG_VERSION_NUMBER" in seen:
-        return f"it speaks plain http; name {host} as insecure if that is meant"
+        return f"it speaks plain http: --containers-insecure={host}, if that is meant"
     return f"put its authority into /etc/docker/certs.d/{host}/ca.crt, or into SSL_CERT_FILE"
 
 
