@@ -51,6 +51,8 @@ def main(
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _READER_GONE
     except KeyboardInterrupt:
+        # The terminal has shown ^C; what it shows next begins a line.
+        sys.stderr.write("\n" if sys.stderr.isatty() else "")
         return _INTERRUPTED
 
 

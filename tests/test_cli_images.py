@@ -58,6 +58,15 @@ def test_pull_takes_several_and_prints_json(run: Run, engine: MemoryEngine) -> N
     assert "not said what to pull" in run("pull")[2]
 
 
+def test_services_are_those_of_catalog_and_project(run: Run, in_tmp_path: Path) -> None:
+    """A bare name is told with the image that it starts."""
+    (in_tmp_path / "pyproject.toml").write_text('[tool.pytest-containers.services.search]\nimage = "s:1"\n')
+    rows = [line.split() for line in run("services")[1].splitlines()]
+    assert ["redis", "redis:7"] in rows
+    assert ["search", "s:1"] in rows
+    assert {"name": "search", "image": "s:1"} in json.loads(run("services", "--json")[1])
+
+
 def test_tag_and_rm_change_names(run: Run, engine: MemoryEngine) -> None:
     """A tag is a second name, rm forgets names."""
     engine.images.put("one:1", HOST, ImageConfig())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import sys
 import tarfile
 from collections.abc import Callable
@@ -57,6 +58,13 @@ def test_image_is_locked_fetched_and_verified(run: Run, registry: str, tmp_path:
     assert "unpack" in err
     assert run("verify", store="other") == (0, "", "")
     assert run("--offline", "pull", name, store="other")[:2] == (0, f"{name}@{digest}")
+    # What a CI keeps of a store: blobs and their index, and none of what is unpacked.
+    (tmp_path / "cache").mkdir()
+    shutil.copytree(tmp_path / "other" / "blobs", tmp_path / "cache" / "blobs")
+    for kept in ("index.json", "oci-layout"):
+        shutil.copy(tmp_path / "other" / kept, tmp_path / "cache")
+    assert run("verify", store="cache") == (0, "", "")
+    assert run("--offline", "pull", "--lock", store="cache")[:2] == (0, f"{name}@{digest}")
     (image,) = json.loads(run("inspect", "--json", name, store="other")[1])
     blob = tmp_path / "other" / "blobs" / "sha256" / image["layers"][0]["digest"].partition(":")[2]
     blob.write_bytes(b"?" * blob.stat().st_size)

@@ -115,6 +115,13 @@ def _add_store(commands: _Commands) -> None:
     )
     inspect.add_argument("images", nargs="+", metavar=IMAGE)
     _json(inspect)
+    services = commands.add(
+        "services",
+        Command("images", "services"),
+        "list the names of the catalog and of the project",
+        "services",
+    )
+    _json(services)
     tag = commands.add(
         "tag", Command("images", "tag"), "give an image a second name", "tag app:1 registry.example/app:1"
     )

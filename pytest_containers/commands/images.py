@@ -1,4 +1,4 @@
-"""``images``, ``inspect``, ``tag``, ``rm`` and ``prune``: what the store has."""
+"""``images``, ``inspect``, ``services``, ``tag``, ``rm`` and ``prune``: what there is."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from pytest_containers.commands.output import (
 )
 from pytest_containers.inventory import ImageDetails
 
-__all__ = ["images", "inspect", "prune", "remove", "tag"]
+__all__ = ["images", "inspect", "prune", "remove", "services", "tag"]
 
 _ID_LENGTH = 12
 
@@ -56,6 +56,17 @@ def inspect(arguments: argparse.Namespace) -> int:
     for each in found:
         for text in _told(each):
             line(text)
+    return 0
+
+
+def services(arguments: argparse.Namespace) -> int:
+    """List what bare names mean."""
+    with opened(arguments) as session:
+        found = [(name, session.catalog.find(name)[1]) for name in session.catalog.names]
+    if arguments.json:
+        write_json([{"name": name, "image": image} for name, image in found])
+    else:
+        table([("NAME", "IMAGE"), *found])
     return 0
 
 
