@@ -47,12 +47,15 @@ class NativeRegistries(Registries):
         if not names:
             raise SpecInvalid(f"nothing is to be locked in {file}", mend="name the images: lock IMAGE ...")
         wanted = tuple(map(Platform.parse, platforms))
-        new = LockFile()
+        # Names that were locked for the same platforms are asked for together, several at a time.
+        asked: dict[tuple[Platform, ...], list[Reference]] = {}
         for name in names:
             known = before.find(name)
             had = tuple(each.platform for each in known.manifests) if known else ()
-            found = lock((name,), wanted or had, settings=self._place.settings())
-            new = new.updated(found.images)
+            asked.setdefault(wanted or had, []).append(name)
+        new = LockFile()
+        for each, group in asked.items():
+            new = new.updated(lock(group, each, settings=self._place.settings()).images)
         before.updated(new.images).write(path)
         return tuple(f"{image.reference}@{image.digest}" for image in new.images)
 

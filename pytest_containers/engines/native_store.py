@@ -64,7 +64,8 @@ class StorePlace:
 
     def pinned(self, reference: Reference) -> LockedImage | None:
         """Return what the lock file says of a name, None where it says nothing. Raises ImageError."""
-        return self._locked().find(reference)
+        # A run without a lock file, and that is most of them, has no need for a reader of TOML.
+        return self._locked().find(reference) if self._lock_path else None
 
     def absent(self, reference: Reference, reason: str, platform: str | None) -> ImageNotFound:
         """Return the error for an image that is not there and that nobody is asked for."""
@@ -88,7 +89,7 @@ class StorePlace:
 
         with self._guard:
             if self._lockfile is None:
-                self._lockfile = LockFile.read(Path(self._lock_path)) if self._lock_path else LockFile()
+                self._lockfile = LockFile.read(Path(self._lock_path))
             return self._lockfile
 
     def _missing_of_lock(self) -> Iterator[str]:
