@@ -113,7 +113,6 @@ def test_terminal_has_a_bar_for_a_transfer(tmp_path: Path) -> None:
     assert code == 0
     assert "\x1b[" in text
     assert re.search(r"moved:1 loaded .*3\.0/3\.0 MB", text)
-    assert re.search(r"[0-9a-f]{12} unpacked .*3\.0/3\.0 MB", text)
 
 
 @pytest.mark.kernel

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pytest_containers.images.platform import Platform
     from pytest_containers.images.reference import Reference
     from pytest_containers.images.store import Store
+    from pytest_containers.images.transport import Settings
     from pytest_containers.runtime.client import Connection
 
 __all__ = ["NativeImages"]
@@ -37,6 +38,9 @@ class NativeImages(Images):
     @property
     def _store(self) -> Store:
         return self._place.store
+
+    def _settings(self) -> Settings:
+        return self._place.settings()
 
     def pull(
         self,
@@ -69,7 +73,7 @@ class NativeImages(Images):
             self._store,
             name,
             platform=wanted,
-            settings=self._place.settings(),
+            settings=self._settings(),
             pinned=pinned,
             watch=watch,
         )
@@ -130,7 +134,7 @@ class NativeImages(Images):
         from pytest_containers.images.push import push
         from pytest_containers.images.reference import Reference
 
-        return push(self._store, Reference.parse(reference), settings=self._place.settings(), watch=watch)
+        return push(self._store, Reference.parse(reference), settings=self._settings(), watch=watch)
 
     def tag(self, source: str, target: str) -> None:
         """Give an image a second name."""
