@@ -20,7 +20,7 @@ KINDS = (
     tarfile.CHRTYPE,
     tarfile.FIFOTYPE,
 )
-NAMES = st.text(st.characters(exclude_characters="\0"), min_size=1, max_size=130)
+NAMES = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1, max_size=130)
 NUMBERS = st.one_of(st.integers(0, 5000), st.integers(8**7 - 2, 8**7 + 2))
 
 
@@ -37,7 +37,13 @@ def entries(draw: st.DrawFn) -> tarfile.TarInfo:
     entry.devmajor = draw(st.integers(0, 300))
     fraction = st.builds("{}.{:09d}".format, st.integers(-5, 2**33), st.integers(0, 10**9 - 1))
     extended = draw(
-        st.fixed_dictionaries({}, optional={"mtime": fraction, "SCHILY.xattr.user.a": st.text(max_size=9)})
+        st.fixed_dictionaries(
+            {},
+            optional={
+                "mtime": fraction,
+                "SCHILY.xattr.user.a": st.text(st.characters(exclude_categories=["Cs"]), max_size=9),
+            },
+        )
     )
     entry.pax_headers = extended
     return entry

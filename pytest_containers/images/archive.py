@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from pytest_containers.errors import ImageError
+from pytest_containers.errors import ImageError, LayerCorrupt
 from pytest_containers.images.commit import add_layer, now, write_image
 from pytest_containers.images.decompress import pieces
 from pytest_containers.images.garbage import clear_trash, collect
@@ -21,6 +21,7 @@ __all__ = ["import_tar"]
 # What an archive of images has at its top and no root file system has: image-layout.md of the
 # image-spec, and the layer folder of docker before version 25 beside its index.
 _MARKS: Final = ("oci-layout", "manifest.json")
+_WHOLE: Final = "name the tar of a root file system, and write it whole"
 
 
 def import_tar(
@@ -38,7 +39,10 @@ def import_tar(
     """
     with store.lease():
         with Meter(watch, reference.familiar, "load") as meter:
-            layer, diff_id = add_layer(store, None, meter.counted(pieces(tar)))
+            try:
+                layer, diff_id = add_layer(store, None, meter.counted(pieces(tar)))
+            except LayerCorrupt as error:
+                raise LayerCorrupt(error.what, seen=error.seen, mend=error.mend or _WHOLE) from error
         mark = _mark(store.chains.path(diff_id))
         if not mark:
             return write_image(

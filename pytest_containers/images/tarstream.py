@@ -159,8 +159,7 @@ class TarStream:
             self.ended = True
         if not block or self.ended:
             return None
-        written = _number(block[148:156])
-        if written != sum(block) - sum(block[148:156]) + _SPACES and written != _signed_sum(block):
+        if not _is_header(block):
             raise LayerCorrupt(
                 "the layer is not a tar archive, or is damaged",
                 seen=f"a wrong checksum before byte {self.position}",
@@ -370,6 +369,15 @@ def _records(data: bytes) -> Iterator[tuple[bytes, bytes]]:
             raise LayerCorrupt("a pax header of the layer is damaged", seen=repr(data[at : at + 40]))
         yield key, value
         at = end
+
+
+def _is_header(block: bytes) -> bool:
+    """Return whether the block's checksum is that of a header; text is no number and so is none."""
+    try:
+        written = _number(block[148:156])
+    except LayerCorrupt:
+        return False
+    return written in {sum(block) - sum(block[148:156]) + _SPACES, _signed_sum(block)}
 
 
 def _signed_sum(block: bytes) -> int:

@@ -173,7 +173,7 @@ def test_cut_stream_is_refused(tar: Callable[[], TarBuilder], missing: int) -> N
 )
 def test_other_data_is_refused(data: bytes) -> None:
     """What has no checksum of a tar header is no tar."""
-    with pytest.raises(LayerCorrupt):
+    with pytest.raises(LayerCorrupt, match="not a tar archive"):
         _read(data)
 
 

@@ -29,8 +29,11 @@ from pytest_containers.spec import (
 )
 
 Pair = tuple[socket.socket, socket.socket]
-# As the file system's names: any bytes but NUL, the undecodable ones as surrogates (PEP 383).
-_TEXT: Final = st.text(st.characters(exclude_categories=(), max_codepoint=0xDFFF), max_size=20)
+# As the file system's names: text, and the bytes that are none as single low surrogates (PEP 383).
+_LETTERS: Final = st.characters(exclude_categories=["Cs"]) | st.characters(
+    min_codepoint=0xDC80, max_codepoint=0xDCFF, categories=["Cs"]
+)
+_TEXT: Final = st.text(_LETTERS, max_size=20)
 _NAMES: Final = st.lists(_TEXT, max_size=4).map(tuple)
 _SECONDS: Final = st.floats(allow_nan=False, allow_infinity=False)
 _PORTS: Final = st.lists(
