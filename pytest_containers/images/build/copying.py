@@ -9,7 +9,7 @@ from typing import BinaryIO
 
 from pytest_containers.errors import SpecInvalid
 from pytest_containers.images.build.cache import StepCache, step_key
-from pytest_containers.images.build.context import select
+from pytest_containers.images.build.context import Content, select
 from pytest_containers.images.build.contexts import Contexts
 from pytest_containers.images.build.instruction import Add, Copy
 from pytest_containers.images.build.layers import Layers
@@ -65,10 +65,11 @@ class CopyStep:
         """Write the layer."""
         with contextlib.ExitStack() as scope:
             below = scope.enter_context(contextlib.closing(self._below))
-            selection = self._selection
             if self._fetched:
                 items = [one.items(scope) for one in self._fetched]
                 selection = self._contexts.of(self._origin).select(self._copy, items)
+            else:
+                selection = self._selection
             tar = LayerTar(output)
             place(Placement(tar, below), self._copy, selection, self._workdir, self._owner)
             tar.close()
@@ -90,9 +91,7 @@ class CopyStep:
         """The content's digest; that of a stage's or image's files is remembered, for they never change."""
         if self._source is None:
             remotes = [one.key for one in self._fetched]
-            return (
-                step_key(self._selection.digest, "remotes", *remotes) if remotes else self._selection.digest
-            )
+            return step_key(self._content.digest, "remotes", *remotes) if remotes else self._content.digest
         copy = self._copy
         parents = isinstance(copy, Copy) and copy.parents
         key = step_key(self._source.key, "select", copy.sources, copy.exclude, parents)
@@ -106,10 +105,15 @@ class CopyStep:
         return self._remotes.of(self._copy) if isinstance(self._copy, Add) else ()
 
     @cached_property
+    def _content(self) -> Content:
+        return self._contexts.of(self._origin).content(self._copy)
+
+    @cached_property
     def _selection(self) -> Selection:
         copy = self._copy
         if self._source is None:
-            return self._contexts.of(self._origin).select(copy)
+            context, known = self._contexts.of(self._origin), self._content
+            return known.selection or context.select(copy, expected=known.digest)
         with located(copy.location):
             files = self._layers.files(self._source)
             picker = Picker(tree=files, place=self._origin.name or "the stage", rooted=True)

@@ -1,4 +1,4 @@
-"""Hashes of large files of a context, remembered by what stat(2) says of them.
+"""Hashes of a context's files, and of its sources, remembered by what stat(2) says of them.
 
 A build from the cache would otherwise read all of a context to find that nothing has changed. A
 file's change time cannot be set back as its modification time can, so device, inode, size and both
@@ -23,7 +23,7 @@ __all__ = ["Hashes"]
 _SETTLED_NS: Final = 2 * 10**9
 _MOST: Final = 20_000
 
-Identity = tuple[int, ...]
+Identity = tuple[int | str, ...]
 
 
 class Hashes:
@@ -37,9 +37,9 @@ class Hashes:
         self._fresh: dict[str, str] = {}
 
     def of(self, identity: Identity, changed_ns: int, read: Callable[[], str]) -> str:
-        """Return the hash of the file that *identity* stands for, of *read* where it is not known.
+        """Return the hash of what *identity* stands for, of *read* where it is not known.
 
-        *changed_ns* is the file's change time.
+        *changed_ns* is the change time of the file, or of the latest of several.
         """
         key = ":".join(map(str, identity))
         with self._lock:

@@ -22,14 +22,13 @@ from typing import Literal, Protocol
 
 from pytest_containers.errors import SpecInvalid
 from pytest_containers.images.build.agent import forwarded
-from pytest_containers.images.build.context import Context
+from pytest_containers.images.build.context import Content, Context
 from pytest_containers.images.build.instruction import Copy
 from pytest_containers.images.build.layertar import LayerTar
 from pytest_containers.images.build.lowers import LowerTree
 from pytest_containers.images.build.mount import Mount
 from pytest_containers.images.build.placing import Placement, place
 from pytest_containers.images.build.runner import Command, Workspace
-from pytest_containers.images.build.selection import Selection
 from pytest_containers.images.build.source import Location
 from pytest_containers.images.build.state import State
 from pytest_containers.images.build.values import nearest
@@ -71,19 +70,19 @@ class Source:
             sources=(re.sub(r"([*?\[\]\\])", r"\\\1", mount.source) or ".",),
             target="/tree",
         )
-        self._selection: Selection | None = None
+        self._content: Content | None = None
 
     @property
     def content(self) -> str:
         """What stands for the source's content in a key; raise SpecInvalid where it is not there."""
         if isinstance(self._origin, Context):
-            return self._select(self._origin).digest
+            return self._known(self._origin).digest
         return self._origin.key if self._origin else ""
 
-    def _select(self, context: Context) -> Selection:
-        if self._selection is None:
-            self._selection = context.select(self._copy)
-        return self._selection
+    def _known(self, context: Context) -> Content:
+        if self._content is None:
+            self._content = context.content(self._copy)
+        return self._content
 
     @contextlib.contextmanager
     def open(self, opens: Opens) -> Iterator[tuple[Workspace, str]]:
@@ -91,7 +90,9 @@ class Source:
         if isinstance(self._origin, Context):
             with opens(None, None) as workspace, tempfile.TemporaryFile() as file:
                 tar = LayerTar(file)
-                place(Placement(tar, LowerTree(())), self._copy, self._select(self._origin), "/", None)
+                known = self._known(self._origin)
+                selection = known.selection or self._origin.select(self._copy, expected=known.digest)
+                place(Placement(tar, LowerTree(())), self._copy, selection, "/", None)
                 tar.close()
                 file.seek(0)
                 workspace.write("/", file)
