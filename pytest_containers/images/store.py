@@ -56,6 +56,8 @@ class Store:
         self.leases = Leases(root)
         self.blobs = Blobs(root, self.leases.cover)
         self.chains = Chains(root, self.blobs, limit_bytes=layer_limit_bytes)
+        # The index as it was last read, and the state of the file it was read from.
+        self._last: tuple[tuple[int, int, int], Index] | None = None
 
     @classmethod
     def open(cls, root: Path, *, layer_limit_bytes: int = LIMIT_BYTES) -> Store:
@@ -300,7 +302,14 @@ class Store:
     def _index(self) -> Index:
         path = self.root / "index.json"
         try:
-            return Index.parse(path.read_bytes())
+            with path.open("rb") as file:
+                seen = os.fstat(file.fileno())
+                # It is replaced and never written to, so another state is another file.
+                mark = (seen.st_ino, seen.st_mtime_ns, seen.st_size)
+                last = self._last
+                if last is None or last[0] != mark:
+                    self._last = last = (mark, Index.parse(file.read()))
+                return last[1]
         except FileNotFoundError:
             return Index()
         except ImageError as error:

@@ -113,6 +113,19 @@ def test_name_moves_to_another_image(
     ]
 
 
+def test_name_that_another_gives_or_takes_is_known_at_once(store: Store, manifest: Manifest) -> None:
+    """What a store remembers of its index is that of the file as it is."""
+    other, digest = Store.open(store.root), store.tag(REDIS, manifest.encode()).digest
+    for name in (Reference.parse(f"n{number}") for number in range(20)):
+        assert other.find(name) is None
+        store.tag(name, manifest.encode())
+        found = other.find(name)
+        assert found is not None
+        assert found.digest == digest
+        store.remove(name)
+        assert other.find(name) is None
+
+
 def test_removed_name_is_unknown(store: Store, manifest: Manifest) -> None:
     """Removing forgets the name and keeps what other images share."""
     store.tag(REDIS, manifest.encode())
