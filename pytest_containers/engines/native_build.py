@@ -7,13 +7,12 @@ import os
 import signal
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Final, Literal
 
 from pytest_containers.engines.native_container import NativeHandle
-from pytest_containers.errors import SpecInvalid
 from pytest_containers.runtime import client, messages
 from pytest_containers.spec import Bind, ContainerSpec, ExitStatus, ImageConfig, ImageRecord
 
@@ -24,7 +23,11 @@ if TYPE_CHECKING:
 __all__ = ["NativeRunner"]
 
 _POLL_S: Final = 0.02
-_CLOSED: Final = "build-none"
+_INTERFACES: Final[Mapping[str, Literal["switch", "host", "none"]]] = {
+    "default": "switch",
+    "host": "host",
+    "none": "none",
+}
 _NAME_BYTES: Final = 6
 
 
@@ -60,13 +63,13 @@ class NativeRunner:
     ) -> NativeHandle:
         """Create the container; what has secrets in it stays with this call, out of later tracebacks."""
         # On disk unless asked: what a step installs may be large, and is read once more as a layer.
-        spec = replace(self._spec(connection, command), storage=storage)
+        spec = replace(self._spec(command), storage=storage)
         request = messages.Create(
             spec=spec,
             config=ImageConfig(),
             layers=layers,
             bare=command is None,
-            host_network=command is not None and command.network == "host",
+            interfaces=_INTERFACES[command.network] if command is not None else "switch",
         )
         created, (log,) = connection.ask(request)
         image = ImageRecord(reference="", id="", digest="", config=ImageConfig())
@@ -78,15 +81,10 @@ class NativeRunner:
         with tempfile.TemporaryDirectory(dir=self._connect().folder) as folder:
             yield Path(folder)
 
-    def _spec(self, connection: client.Connection, command: Command | None) -> ContainerSpec:
+    def _spec(self, command: Command | None) -> ContainerSpec:
         name = f"build-{os.urandom(_NAME_BYTES).hex()}"
         if command is None:
             return ContainerSpec(name=name, command=("/",))
-        network = "default"
-        if command.network == "none":
-            network = _CLOSED
-            with contextlib.suppress(SpecInvalid):  # it is there already
-                connection.tell(messages.CreateNetwork(name=_CLOSED, internal=True))
         return ContainerSpec(
             name=name,
             hostname="buildkitsandbox",
@@ -94,7 +92,6 @@ class NativeRunner:
             env=command.env,
             user=command.user,
             workdir=command.workdir,
-            network=network,
             binds=command.binds,
             tmpfs=command.tmpfs,
             build_step=True,

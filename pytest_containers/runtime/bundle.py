@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Literal
 
 from pytest_containers.errors import SpecInvalid
 from pytest_containers.runtime import capabilities
@@ -37,8 +37,8 @@ class Bundle:
     """A container to be: its first process and the world around it.
 
     *volumes* are the paths that the image declares and the test has laid nothing over. *roots* are
-    the roots of the containers that *binds* are from, by id. With *host_network* there is no
-    network namespace of its own.
+    the roots of the containers that *binds* are from, by id. *interfaces* of the
+    ``host`` are in no network namespace of its own, ``none`` has one with lo alone.
     """
 
     process: Process
@@ -49,7 +49,7 @@ class Bundle:
     build_step: bool
     read_only: bool
     privileged: bool
-    host_network: bool = False
+    interfaces: Literal["switch", "host", "none"] = "switch"
     roots: Mapping[str, str] = field(default_factory=dict)
 
 

@@ -81,8 +81,8 @@ def enter(bundle: Bundle, snapshot: Snapshot, ground: Ground, *, last_capability
         at("etc", lambda: _etc(root, snapshot))
         at("pivot", lambda: _pivot(root))
         at("hostname", lambda: socket.sethostname(bundle.hostname))
-        at("network: wait for the interface", lambda: None if bundle.host_network else _network())
-        at("network: sysctls", lambda: None if bundle.host_network else _sysctls())
+        at("network: wait for the interface", lambda: _network(bundle))
+        at("network: sysctls", lambda: None if bundle.interfaces == "host" else _sysctls())
         at("mounts", lambda: _lay(bundle, trees, points[0]))
         at("files", _files)
         at("masked and read-only paths", lambda: None if bundle.privileged else _mask(ground))
@@ -108,9 +108,12 @@ def _failed(step: str, error: BaseException) -> StartError:
     )
 
 
-def _network() -> None:
+def _network(bundle: Bundle) -> None:
     """Wait until the parent has made our interface; it sends the messages that configure it."""
-    veth.configure(os.read(process.SYNC, _MESSAGE_BYTES))
+    if bundle.interfaces == "switch":
+        veth.configure(os.read(process.SYNC, _MESSAGE_BYTES))
+    elif bundle.interfaces == "none":
+        veth.isolate()
 
 
 def _detach(bundle: Bundle) -> list[_Tree]:

@@ -166,8 +166,9 @@ class RemoveNetwork(Request[Done]):
 class Create(Request[Created]):
     """Prepare a container over *layers*, oldest first.
 
-    A *bare* one has the layers' files and no more; it cannot be started. One on the *host_network*
-    is in the host's network namespace, which no argument of a test asks for. Where it is *leased*, the
+    A *bare* one has the layers' files and no more; it cannot be started. *interfaces* of the ``host``
+    are those of its network namespace, and ``none`` is lo alone: no argument of a test asks for
+    either. Where it is *leased*, the
     descriptor that keeps the layers from being pruned comes along, first; a tar of files to write
     may come behind it.
     """
@@ -178,7 +179,7 @@ class Create(Request[Created]):
     layers: tuple[str, ...]
     leased: bool = False
     bare: bool = False
-    host_network: bool = False
+    interfaces: Literal["switch", "host", "none"] = "switch"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -143,7 +143,7 @@ class Requests:
                 )
         container_id = os.urandom(_ID_BYTES).hex()
         wanted = bundle(spec, request.config, container_id, held=self._run.held_capabilities)
-        wanted = replace(wanted, roots=self._roots(spec), host_network=request.host_network)
+        wanted = replace(wanted, roots=self._roots(spec), interfaces=request.interfaces)
         with contextlib.ExitStack() as undo:
             endpoint = self._run.switch.endpoint(self._network(owner, spec.network))
             undo.callback(self._run.switch.release, endpoint)
@@ -287,7 +287,7 @@ def _write_etc(sandbox: Sandbox) -> None:
         "hostname": f"{hostname}\n",
         "resolv.conf": f"nameserver {endpoint.gateway}\nsearch .\n",
     }
-    if sandbox.bundle.host_network:
+    if sandbox.bundle.interfaces == "host":
         with contextlib.suppress(FileNotFoundError), open("/etc/resolv.conf", errors="replace") as file:
             contents["resolv.conf"] = file.read()
     for name, text in contents.items():

@@ -219,7 +219,7 @@ def start(sandbox: Sandbox) -> Recipe[None]:
             init.enter(sandbox.bundle, sandbox.snapshot, run.ground, last_capability=run.last_capability)
         undo.callback(discard_child, child)
         theirs.close()
-        if not sandbox.bundle.host_network:
+        if sandbox.bundle.interfaces == "switch":
             _connect(sandbox, child, ours)
         yield Wait(ours.fileno())
         raise_if_failed(ours)
@@ -231,7 +231,7 @@ def start(sandbox: Sandbox) -> Recipe[None]:
 
 def _clone(sandbox: Sandbox) -> syscalls.Child:
     """Clone the child; one on the host's network inherits it from us, who go there for that moment."""
-    if not sandbox.bundle.host_network:
+    if sandbox.bundle.interfaces != "host":
         return syscalls.clone(_NAMESPACES)
     syscalls.setns(sandbox.run.hosts_network, syscalls.CLONE_NEWNET)
     child = None

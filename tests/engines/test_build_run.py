@@ -334,6 +334,17 @@ def test_run_on_the_host_network_is_there(site: Site) -> None:
     assert "network.host" in caught.value.mend
 
 
+def test_run_without_a_network_has_loopback_alone(site: Site) -> None:
+    """With --network=none there is lo, which works, and no other interface and no route."""
+    lines = (
+        'FROM host\nSHELL ["bash", "-ec"]\nRUN --network=none [ "$(ls /sys/class/net)" = lo ] && '
+        '[ -z "$(tail -n +2 /proc/net/route)" ]\n'
+        "RUN --network=none (echo > /dev/tcp/127.0.0.1/9) 2>&1 | grep -q refused\n"
+        'RUN [ "$(ls /sys/class/net | tr "\\n" " ")" = "eth0 lo " ]\n'
+    )
+    site.build(lines, use_cache=False)
+
+
 def test_insecure_run_has_all_capabilities(site: Site) -> None:
     """Where it is allowed, a RUN may mount; an ordinary one after it may not."""
     lines = "FROM host\nRUN --security=insecure mount -t tmpfs none /mnt && touch /mnt/x\n"

@@ -16,7 +16,7 @@ from pytest_containers.runtime.network import links, sysctl
 from pytest_containers.runtime.network.addresses import Endpoint
 from pytest_containers.runtime.network.netlink import Channel, encode, errno_of
 
-__all__ = ["INTERFACE", "PEER_INDEX", "attach", "configuration", "configure", "settle"]
+__all__ = ["INTERFACE", "PEER_INDEX", "attach", "configuration", "configure", "isolate", "settle"]
 
 INTERFACE: Final = "eth0"
 # Chosen, so that the messages for it can be written before it is there; and not the index of our
@@ -92,6 +92,12 @@ def configure(messages: bytes) -> None:
     with Channel() as channel:
         channel.send(messages, _STEPS)
         settle(channel, PEER_INDEX)
+
+
+def isolate() -> None:
+    """Set lo up in the caller's own namespace, which gets nothing else."""
+    with Channel() as channel:
+        channel.send(encode((links.loopback_up(),)), _STEPS[:1])
 
 
 def settle(channel: Channel, index: int) -> None:
