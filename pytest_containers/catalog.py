@@ -41,10 +41,11 @@ class Service:
 
 
 class Catalog:
-    """The known services, by name."""
+    """The known services, by name; folders are those of the *project*, or of where the process runs."""
 
-    def __init__(self, services: Mapping[str, Service]) -> None:
+    def __init__(self, services: Mapping[str, Service], project: Path | None = None) -> None:
         self._services = dict(services)
+        self._project = project
 
     @classmethod
     def read(cls, project: Path | None = None) -> Catalog:
@@ -60,7 +61,7 @@ class Catalog:
             settings = _table(tool.get("pytest-containers", {}), "tool.pytest-containers")
             entries = _table(settings.get("services", {}), "tool.pytest-containers.services")
             services.update({name: _service(name, table) for name, table in entries.items()})
-        return cls(services)
+        return cls(services, project)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -79,6 +80,21 @@ class Catalog:
                 rest = image[len(repository) :]
                 return service, service.repository + rest if rest else service.image
         return None, image
+
+    def folder(self, image: str) -> Path | None:
+        """Return the folder with the Dockerfile that makes *image*, None for what is a reference.
+
+        What begins with a dot, a slash or a tilde is a path; another name is a folder's where that
+        has a Dockerfile, and no service has the name. Where neither has it, it is the project's.
+        """
+        service, name = self.find(image)
+        path = Path(name).expanduser()
+        places = [place / path for place in (self._project, Path.cwd()) if place is not None]
+        if name.startswith((".", "/", "~")):
+            return next((place for place in places if place.is_dir()), places[0])
+        if service is not None:
+            return None
+        return next((place for place in places if (place / "Dockerfile").is_file()), None)
 
 
 def _repository(image: str) -> str:

@@ -6,7 +6,6 @@ asks for something, and never by a run that asks for nothing.
 
 from __future__ import annotations
 
-import os
 import re
 import threading
 from collections import Counter
@@ -232,8 +231,8 @@ class Session:
         service, reference = self.catalog.find(order.image)
         self._refuse(order, lifetime)
         with self._telling(order.image) as watches:
-            if _is_folder(order.image):
-                image = self.images.build(order.image, platform=order.platform, watch=watches.build)
+            if folder := self.catalog.folder(order.image):
+                image = self.images.build(folder, platform=order.platform, watch=watches.build)
             else:
                 image = self.images.pull(
                     reference, policy=order.pull, platform=order.platform, watch=watches.transfer
@@ -310,10 +309,6 @@ def _instead(feature: str) -> str:
     if feature == "volumes":
         return 'write a folder of this machine as "/path" or "./path" for a bind'
     return "leave it out, or choose another engine with --containers-engine"
-
-
-def _is_folder(image: str) -> bool:
-    return image.startswith((".", "/")) or os.path.isfile(os.path.join(image, "Dockerfile"))
 
 
 def _stem(image: str) -> str:

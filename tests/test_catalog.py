@@ -168,3 +168,32 @@ def test_startup_message_has_its_own_length() -> None:
     sent = service.ready.send
     assert int.from_bytes(sent[:4], "big") == len(sent)
     assert service.ready == exchange(5432, send=sent, expect=b"^R|C28")
+
+
+def test_folder_is_looked_for_in_the_project_then_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The project's folder comes first, wherever pytest runs; a service has its name for itself."""
+    project, here = tmp_path / "project", tmp_path / "project" / "tests"
+    for folder in (project / "app", here / "app", here / "only-here", project / "redis"):
+        folder.mkdir(parents=True)
+        (folder / "Dockerfile").touch()
+    (project / "empty").mkdir()
+    (project / "pyproject.toml").write_text('[tool.pytest-containers.services.web]\nimage = "./app"\n')
+    monkeypatch.chdir(here)
+    catalog = Catalog.read(project)
+    found = {
+        name: catalog.folder(name)
+        for name in ("app", "./app", "only-here", "./only-here", "./redis", "./no", str(here), "web")
+    }
+    assert found == {
+        "app": project / "app",
+        "./app": project / "app",
+        "only-here": here / "only-here",
+        "./only-here": here / "only-here",
+        "./redis": project / "redis",
+        "./no": project / "no",
+        str(here): here,
+        "web": project / "app",
+    }
+    assert [catalog.folder(name) for name in ("redis", "redis:7", "empty", "team/app", "host")] == [None] * 5
