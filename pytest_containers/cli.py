@@ -42,7 +42,9 @@ def main(
     from pytest_containers.errors import ContainersError
 
     try:
-        return _command(arguments.command)(arguments)
+        code = _command(arguments.command)(arguments)
+        sys.stdout.flush()  # here, where a reader that is gone is known what to do with
+        return code
     except ContainersError as error:
         sys.stderr.write(f"pytest-containers: {error}\n")
         return error.exit_code

@@ -174,6 +174,14 @@ def test_reader_that_is_gone_is_no_error(tmp_path: Path) -> None:
     reader, writer = os.pipe()
     os.close(reader)
     command = [sys.executable, "-m", "pytest_containers", "--store", str(tmp_path), "images"]
-    ended = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, check=False, text=True)
+    for unbuffered in ("", "1"):  # PYTHONUNBUFFERED: what is printed last goes out at once, or at the end
+        ended = subprocess.run(
+            command,
+            stdout=writer,
+            stderr=subprocess.PIPE,
+            check=False,
+            text=True,
+            env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+        )
+        assert (ended.returncode, ended.stderr) == (141, "")
     os.close(writer)
-    assert (ended.returncode, ended.stderr) == (141, "")

@@ -113,6 +113,7 @@ class _Waiting(NamedTuple):
                 raise plain
             self.future.set_result((messages.decode(self.request.answer, plain), descriptors))
         except Exception as error:  # noqa: BLE001 - it is the asking thread's to handle
+            _close(descriptors)
             self.future.set_exception(error)
 
 
@@ -168,8 +169,7 @@ class Connection:
     def tell(self, request: messages.Request[Answer], descriptors: Sequence[int] = ()) -> Answer:
         """Return the answer to *request*, for those that bring no descriptors."""
         answer, received = self.ask(request, descriptors)
-        for descriptor in received:
-            os.close(descriptor)
+        _close(received)
         return answer
 
     def _read(self) -> None:
@@ -182,7 +182,9 @@ class Connection:
             except (OSError, ContainersError):
                 break
             waiting = self._waiting.pop(number, None)
-            if waiting is not None:
+            if waiting is None:
+                _close(descriptors)
+            else:
                 waiting.answer(plain, descriptors)
         with self._lock:
             self._ended = True
@@ -199,6 +201,11 @@ class Connection:
             return
         self._reader.join()
         self._channel.close()
+
+
+def _close(descriptors: Sequence[int]) -> None:
+    for descriptor in descriptors:
+        os.close(descriptor)
 
 
 def _gone() -> EngineError:
