@@ -67,11 +67,15 @@ class ImageDetails:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pruned:
-    """What was removed, or would be: names of images, digests of blobs and layers, and the room they took."""
+    """What was removed, or would be: names of images, digests of blobs and layers, and the room they took.
+
+    *caches* are folders that a RUN had mounted with ``type=cache``.
+    """
 
     names: tuple[str, ...] = ()
     blobs: tuple[str, ...] = ()
     layers: tuple[str, ...] = ()
+    caches: tuple[str, ...] = ()
     size_bytes: int = 0
 
 

@@ -105,3 +105,16 @@ def test_build_flag_that_cannot_be_meant_is_told(
     assert told in capsys.readouterr().err
     assert cli.main(["--store", str(tmp_path / "store"), "build", str(tmp_path / "none")]) == 125
     assert "there is no folder" in capsys.readouterr().err
+
+
+def test_prune_tells_of_cache_mounts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What a RUN kept in a cache mount is counted, and goes by its age."""
+    assert _build(tmp_path, "FROM host\nRUN --mount=type=cache,target=/kept echo x > /kept/file\n") == 0
+    prune = ["--store", str(tmp_path / "store"), "prune", "--older-than", "0s"]
+    capsys.readouterr()
+    assert cli.main([*prune, "--dry-run", "--json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)["caches"]) == 1
+    assert cli.main(prune) == 0
+    assert ", 1 cache mounts, " in capsys.readouterr().out
+    assert cli.main(prune) == 0
+    assert "cache mounts" not in capsys.readouterr().out

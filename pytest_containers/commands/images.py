@@ -105,6 +105,7 @@ def prune(arguments: argparse.Namespace) -> int:
                 "images": list(found.names),
                 "blobs": list(found.blobs),
                 "layers": list(found.layers),
+                "caches": list(found.caches),
                 "size_bytes": found.size_bytes,
             }
         )
@@ -112,7 +113,8 @@ def prune(arguments: argparse.Namespace) -> int:
     for name in (*runs, *map(familiar, found.names)):
         line(name)
     verb = "would be removed" if arguments.dry_run else "removed"
-    line(f"{verb}: {len(found.blobs)} blobs, {len(found.layers)} layers, {size(found.size_bytes)}")
+    caches = f", {len(found.caches)} cache mounts" if found.caches else ""
+    line(f"{verb}: {len(found.blobs)} blobs, {len(found.layers)} layers{caches}, {size(found.size_bytes)}")
     return 0
 
 

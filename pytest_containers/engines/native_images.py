@@ -259,6 +259,7 @@ class NativeImages(Images):
             names=found.names,
             blobs=tuple(map(str, found.blobs)),
             layers=found.chains,
+            caches=found.volumes,
             size_bytes=found.size_bytes,
         )
 
