@@ -100,8 +100,9 @@ def _reset_signals() -> None:
         if number not in (signal.SIGKILL, signal.SIGSTOP):
             try:
                 signal.signal(number, signal.SIG_DFL)
-            except OSError:  # 32 and 33 belong to the C library (nptl(7))
+            except OSError:  # one that the C library keeps for itself
                 continue
+    syscalls.reset_library_signals()
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 

@@ -48,6 +48,7 @@ __all__ = [
     "openat2_in_root",
     "parent_death_signal",
     "pivot_root",
+    "reset_library_signals",
     "restrict_tree",
     "setns",
     "umount",
@@ -86,6 +87,7 @@ _SYS_OPENAT2: Final = 437
 _SYS_MOUNT_SETATTR: Final = 442
 
 # keyctl(2) is older than the common numbers.
+_SYS_RT_SIGACTION: Final = MappingProxyType({"x86_64": 13, "aarch64": 134, "riscv64": 134})
 _SYS_KEYCTL: Final = MappingProxyType({"x86_64": 250, "aarch64": 219, "riscv64": 219})
 _KEYCTL_JOIN_SESSION_KEYRING: Final = 1
 
@@ -304,6 +306,19 @@ def _prctl(name: str, option: int, *arguments: int) -> None:
 def parent_death_signal(number: int) -> None:
     """Ask for a signal when the thread that forked us ends (PR_SET_PDEATHSIG(2const))."""
     _prctl("PR_SET_PDEATHSIG", _PR_SET_PDEATHSIG, number)
+
+
+def reset_library_signals() -> None:
+    """Let signals 32 and 33, which the C library keeps for itself, do what they do by default.
+
+    glibc's posix_spawn(3) begins a program with them ignored (sysdeps/unix/sysv/linux/spawni.c), and no
+    function of the library changes that back (nptl(7)); what is ignored survives an exec (signal(7)).
+    """
+    number = _SYS_RT_SIGACTION.get(os.uname().machine)
+    if number is not None:
+        for reserved in (32, 33):
+            # A kernel's sigaction of zeros is SIG_DFL without flags (rt_sigaction(2)).
+            _syscall(f"rt_sigaction {reserved}", number, reserved, bytes(32), None, 8)
 
 
 def join_session_keyring() -> None:

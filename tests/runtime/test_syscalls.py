@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import signal
+import sys
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -292,3 +293,16 @@ def test_bounding_set_loses_one(apart: Apart) -> None:
         return int(_status("CapBnd"), 16)
 
     assert apart(drop) == before & ~(1 << 27)
+
+
+def test_signals_of_the_library_are_reset() -> None:
+    """Signals 32 and 33, which posix_spawn(3) leaves ignored and signal(2) refuses, are ignored no more."""
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1]); from pytest_containers.runtime import syscalls\n"
+        "syscalls.reset_library_signals()\n"
+        "ignored = [line for line in open('/proc/self/status') if line.startswith('SigIgn')]\n"
+        "sys.exit(int(ignored[0].split()[1], 16) >> 31 & 3)\n"
+    )
+    root = str(Path(__file__).parents[2])
+    pid = os.posix_spawn(sys.executable, [sys.executable, "-c", code, root], os.environ)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
