@@ -7,7 +7,7 @@ import sys
 from typing import BinaryIO
 
 from pytest_containers.commands.opened import opened
-from pytest_containers.commands.output import line, record_fields, write_json
+from pytest_containers.commands.output import line, record_fields, write_json, write_records
 from pytest_containers.commands.progress import shown
 from pytest_containers.errors import SpecInvalid
 
@@ -38,11 +38,7 @@ def load(arguments: argparse.Namespace) -> int:
         records = session.images.load(
             source, arguments.name, platform=arguments.platform, watch=watches.transfer
         )
-    if arguments.json:
-        write_json([record_fields(record) for record in records])
-    else:
-        for record in records:
-            line(f"{record.reference}@{record.digest}")
+    write_records(records, as_json=arguments.json)
     return 0
 
 

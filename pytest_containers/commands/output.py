@@ -25,6 +25,7 @@ __all__ = [
     "size_bytes",
     "table",
     "write_json",
+    "write_records",
 ]
 
 _UNITS: Final = ("B", "kB", "MB", "GB", "TB")
@@ -41,6 +42,15 @@ def line(text: str) -> None:
 def write_json(value: object) -> None:
     """Print one JSON document."""
     sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_records(records: Sequence[ImageRecord], *, as_json: bool) -> None:
+    """Print images, a line with name and digest each, or all as one JSON array."""
+    if as_json:
+        write_json([record_fields(record) for record in records])
+        return
+    for record in records:
+        line(f"{record.reference}@{record.digest}")
 
 
 def table(rows: Sequence[tuple[str, ...]]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from pytest_containers.commands.opened import opened
-from pytest_containers.commands.output import line, record_fields, write_json
+from pytest_containers.commands.output import line, write_json, write_records
 from pytest_containers.commands.progress import shown
 from pytest_containers.errors import SpecInvalid
 
@@ -30,11 +30,7 @@ def pull(arguments: argparse.Namespace) -> int:
                 )
                 for name in arguments.images
             )
-    if arguments.json:
-        write_json([record_fields(record) for record in records])
-    else:
-        for record in records:
-            line(f"{record.reference}@{record.digest}")
+    write_records(records, as_json=arguments.json)
     return 0
 
 

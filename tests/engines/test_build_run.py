@@ -99,8 +99,8 @@ def test_tmpfs_mount_has_its_size_and_runs_programs(site: Site) -> None:
     """A tmpfs is as large as asked, and a program in it is executed, as configure scripts need."""
     site.build(
         "FROM host\n"
-        "RUN --mount=type=tmpfs,target=/work,size=8m cp /bin/true /work/ && /work/true && "
-        "test $(stat -f -c %b /work) = 2048 && ! head -c 9m /dev/zero > /work/large 2>/dev/null\n"
+        "RUN --mount=type=tmpfs,target=/mem,size=8m cp /bin/true /mem/ && /mem/true && "
+        "test $(stat -f -c %b /mem) = 2048 && ! head -c 9m /dev/zero > /mem/large 2>/dev/null\n"
     )
 
 

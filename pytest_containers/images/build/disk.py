@@ -9,24 +9,13 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Mapping
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import BinaryIO
 
 from pytest_containers.errors import SpecInvalid
-from pytest_containers.images.build.nodes import Kind, Node, carried
+from pytest_containers.images.build.nodes import FILE_FLAGS, FOLDER_FLAGS, KINDS, Node, carried
 
 __all__ = ["DiskTree"]
-
-_FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-# A FIFO that has taken the place of a file must not block (fifo(7)).
-_FILE: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
-_KINDS: Final[Mapping[int, Kind]] = {
-    stat.S_IFREG: "file",
-    stat.S_IFDIR: "folder",
-    stat.S_IFLNK: "link",
-    stat.S_IFIFO: "fifo",
-}
 
 
 class DiskTree:
@@ -64,7 +53,7 @@ class DiskTree:
         """Return the content of the regular file at *path*."""
         folder, _, name = path.rpartition("/")
         try:
-            descriptor = os.open(name, _FILE, dir_fd=self._folder(folder))
+            descriptor = os.open(name, FILE_FLAGS, dir_fd=self._folder(folder))
         except OSError as error:
             raise _unreadable(path, error) from error
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -88,7 +77,7 @@ class DiskTree:
             common += 1
         self._leave(common + 1)
         for name in wanted[common:]:
-            self._open.append(os.open(name, _FOLDER, dir_fd=self._open[-1]))
+            self._open.append(os.open(name, FOLDER_FLAGS, dir_fd=self._open[-1]))
             self._names.append(name)
         return self._open[-1]
 
@@ -100,8 +89,8 @@ class DiskTree:
     def _described(self, path: str, folder: int, name: str, status: os.stat_result) -> Node | None:
         if stat.S_ISSOCK(status.st_mode):
             return None
-        kind = _KINDS.get(stat.S_IFMT(status.st_mode))
-        if kind is None:
+        kind = KINDS.get(stat.S_IFMT(status.st_mode))
+        if kind is None or kind in {"char", "block"}:
             raise SpecInvalid(
                 f"{path} in the build context is a device", mend="leave it out in the .dockerignore"
             )

@@ -10,27 +10,17 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import BinaryIO
 
 from pytest_containers.errors import LayerCorrupt, SpecInvalid
 from pytest_containers.images.attributes import is_opaque
-from pytest_containers.images.build.nodes import Kind, Node, carried
+from pytest_containers.images.build.nodes import FILE_FLAGS, FOLDER_FLAGS, KINDS, Node, carried
 from pytest_containers.images.tree import is_whiteout
 
 __all__ = ["LowerTree"]
 
-_FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_FILE: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
-_KINDS: Final[Mapping[int, Kind]] = {
-    stat.S_IFREG: "file",
-    stat.S_IFDIR: "folder",
-    stat.S_IFLNK: "link",
-    stat.S_IFIFO: "fifo",
-    stat.S_IFCHR: "char",
-    stat.S_IFBLK: "block",
-}
 _Folders = tuple[int, ...]
 
 
@@ -73,7 +63,7 @@ class LowerTree:
         folder, _, name = path.rpartition("/")
         for descriptor in self._folder(folder):
             try:
-                file = os.open(name, _FILE, dir_fd=descriptor)
+                file = os.open(name, FILE_FLAGS, dir_fd=descriptor)
             except FileNotFoundError:
                 continue
             except OSError as error:
@@ -115,7 +105,7 @@ class LowerTree:
         found: list[int] = []
         for folder in folders:
             try:
-                descriptor = os.open(name, _FOLDER, dir_fd=folder)
+                descriptor = os.open(name, FOLDER_FLAGS, dir_fd=folder)
             except FileNotFoundError:
                 continue
             except NotADirectoryError:  # a link or a whiteout as well
@@ -152,7 +142,7 @@ def _is_device(entry: os.DirEntry[str]) -> bool:
 
 
 def _described(folder: int, name: str, status: os.stat_result) -> Node | None:
-    kind = _KINDS.get(stat.S_IFMT(status.st_mode))
+    kind = KINDS.get(stat.S_IFMT(status.st_mode))
     if kind is None:
         return None
     return Node(

@@ -7,15 +7,40 @@ from __future__ import annotations
 
 import io
 import os
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import BinaryIO, Final, Literal, Protocol
 
-__all__ = ["PIECE_BYTES", "InlineTree", "Item", "Kind", "Node", "Tree", "carried", "is_carried"]
+__all__ = [
+    "FILE_FLAGS",
+    "FOLDER_FLAGS",
+    "KINDS",
+    "PIECE_BYTES",
+    "InlineTree",
+    "Item",
+    "Kind",
+    "Node",
+    "Tree",
+    "carried",
+    "is_carried",
+]
 
 Kind = Literal["file", "folder", "link", "hard", "fifo", "char", "block"]
 
 PIECE_BYTES: Final = 1 << 20
+FOLDER_FLAGS: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+# A FIFO that has taken the place of a file must not block (fifo(7)).
+FILE_FLAGS: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+# What the type bits of a mode mean (inode(7)); a socket cannot be copied.
+KINDS: Final[Mapping[int, Kind]] = {
+    stat.S_IFREG: "file",
+    stat.S_IFDIR: "folder",
+    stat.S_IFLNK: "link",
+    stat.S_IFIFO: "fifo",
+    stat.S_IFCHR: "char",
+    stat.S_IFBLK: "block",
+}
 _INLINE_MODE: Final = 0o644
 
 
