@@ -1,9 +1,8 @@
 """The seam between what a test holds and what runs it.
 
 `Engine`, `Images`, `Registries`, `Network`, `Handle` and `Tree` are all that the floors above know
-of an engine. Only nouns of floor 0, strings, bytes and numbers cross; no pid, no client object. Each
-has at most twelve members, so that a second engine is an afternoon's reading. The contract suite
-in ``tests/engines/`` runs against every engine that is present.
+of an engine. Only nouns of floor 0, strings, bytes and numbers cross; no pid, no client object. The
+contract suite in ``tests/engines/`` runs against every engine that is present.
 """
 
 from __future__ import annotations
