@@ -20,6 +20,7 @@ from typing import Final, Self
 from pytest_containers.errors import EngineError
 
 __all__ = [
+    "ACK",
     "CREATE",
     "Channel",
     "Request",
@@ -34,7 +35,7 @@ __all__ = [
 
 # linux/netlink.h
 _REQUEST: Final = 0x01
-_ACK: Final = 0x04
+ACK: Final = 0x04  # NLM_F_ACK
 _DUMP: Final = 0x300
 CREATE: Final = 0x600  # NLM_F_CREATE | NLM_F_EXCL: make it, and say so when it is there already
 _ERROR: Final = 2
@@ -97,12 +98,13 @@ def attributes(payload: bytes) -> Iterator[tuple[int, bytes]]:
 def encode(requests: Sequence[Request]) -> bytes:
     """Return *requests* as the bytes of one write; the kernel executes them in order.
 
-    Only the last asks for an acknowledgement: errors come unasked (netlink(7), NLMSG_ERROR).
+    The last asks for an acknowledgement, and those whose flags say so: errors come unasked
+    (netlink(7), NLMSG_ERROR).
     The sequence number is the position, counted from 1.
     """
     parts: list[bytes] = []
     for position, request in enumerate(requests, 1):
-        flags = request.flags | _REQUEST | (_ACK if position == len(requests) else 0)
+        flags = request.flags | _REQUEST | (ACK if position == len(requests) else 0)
         parts.append(_HEADER.pack(_HEADER.size + len(request.body), request.kind, flags, position, 0))
         parts.append(request.body + b"\0" * (-len(request.body) % 4))
     return b"".join(parts)

@@ -10,11 +10,11 @@ from __future__ import annotations
 import socket
 import struct
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Final, Literal
 
-from pytest_containers.runtime.network.netlink import CREATE, Channel, Request, attribute, nested, text
+from pytest_containers.runtime.network.netlink import ACK, CREATE, Channel, Request, attribute, nested, text
 
 __all__ = [
     "ACCEPT",
@@ -272,12 +272,23 @@ class Table:
 
 
 def commit(requests: Iterable[Request]) -> None:
-    """Execute *requests* as one transaction: all of them or none (nfnetlink batch).
+    """Execute *requests*, at least one, as one transaction: all of them or none (nfnetlink batch).
 
     Raises EngineError with the first that the kernel refused.
+    """
+    with Channel(_NETFILTER) as channel:
+        channel.run(*_batch(requests))
+
+
+def _batch(requests: Iterable[Request]) -> tuple[Request, ...]:
+    """Return *requests* between a batch's begin and end; the last of them asks for an acknowledgement.
+
+    Before Linux 6.10 the kernel ignores NLM_F_ACK on NFNL_MSG_BATCH_END, and a batch that succeeds
+    would have no answer (commit bf2ac490d28c, net/netfilter/nfnetlink.c). An operation is
+    acknowledged after the commit on every kernel; newer ones answer twice.
     """
     header = struct.pack(">BBH", socket.AF_UNSPEC, 0, 10)
     begin = Request(kind=_BEGIN, body=header, what="begin a firewall transaction")
     end = Request(kind=_END, body=header, what="end a firewall transaction")
-    with Channel(_NETFILTER) as channel:
-        channel.run(begin, *requests, end)
+    *first, last = requests
+    return (begin, *first, replace(last, flags=last.flags | ACK), end)

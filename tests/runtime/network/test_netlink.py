@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_containers.errors import EngineError
-from pytest_containers.runtime.network import links, netlink
+from pytest_containers.runtime.network import links, netlink, nftables
 
 if TYPE_CHECKING:
     from tests.runtime.network.conftest import Stage
@@ -47,6 +47,22 @@ def test_encode_asks_for_one_acknowledgement_at_the_end() -> None:
     second = struct.unpack_from("=IHHII", wire, 20)
     assert first == (17, 16, 1, 1, 0)
     assert second == (20, 16, 5, 2, 0)
+
+
+@pytest.mark.parametrize("operations", [1, 2, 30])
+def test_a_firewall_transaction_asks_its_last_operation_for_an_answer(operations: int) -> None:
+    """Kernels before 6.10 never acknowledge the end of a batch, so the operation before it must ask too."""
+    table = nftables.Table("t")
+    batch = nftables._batch(table.element("s", bytes([n]), present=True) for n in range(operations))
+    wire = netlink.encode(batch)
+    asking = []
+    while wire:
+        length, kind, flags = struct.unpack_from("=IHH", wire)
+        asking.append((kind, bool(flags & netlink.ACK)))
+        wire = wire[length + (-length % 4) :]
+    begin, element, end = 16, (10 << 8) | 12, 17
+    silent = [(element, False)] * (operations - 1)
+    assert asking == [(begin, False), *silent, (element, True), (end, True)]
 
 
 def test_channel_finds_a_link_by_name() -> None:
