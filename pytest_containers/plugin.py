@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Protocol
 
@@ -28,9 +29,17 @@ if TYPE_CHECKING:
 
 __all__ = ["EngineHook", "RunPlugin", "container", "container_fixture", "images", "network"]
 
-_FIXTURES = frozenset(("container", "images", "network"))
+# What a fixture of ours asks for, and a project's own fixture of the same name does not.
+_RUN = "_pytest_containers_run"
 _MARKED = "containers_of_markers"
+# A path, or what can be a reference (distribution, reference/regexp.go); a reason is not in this shape.
+_IMAGE = re.compile(r"[.~/]\S*|[a-z0-9][a-z0-9._/:@+-]*", re.IGNORECASE)
+_REGISTERED = re.compile(r"\s*container\s*(\(|:|$)")
 _WORKER_KEY = "containers_run"
+_MARKER = (
+    "container(image, **options): start a container for this test; the test reaches it as"
+    " container[image] or container[name]"
+)
 
 
 class EngineHook:
@@ -81,11 +90,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Register the markers and this run's own plugin."""
-    config.addinivalue_line(
-        "markers",
-        "container(image, **options): start a container for this test; the test reaches it as"
-        " container[image] or container[name]",
-    )
+    config.addinivalue_line("markers", _MARKER)
     plugin = RunPlugin(config)
     config.stash[_PLUGIN] = plugin
     config.pluginmanager.register(plugin, "containers-run")
@@ -200,7 +205,7 @@ class RunPlugin:
     def pytest_itemcollected(self, item: pytest.Item) -> None:
         """Let a test with the marker ask for the fixture that starts its containers."""
         names: list[str] | None = getattr(item, "fixturenames", None)
-        if names is not None and _MARKED not in names and item.get_closest_marker("container"):
+        if names is not None and _MARKED not in names and next(_marks(item), None) is not None:
             names.insert(0, _MARKED)
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
@@ -309,7 +314,25 @@ _SECTIONS: pytest.StashKey[list[tuple[str, str]]] = pytest.StashKey()
 
 def _wants_containers(item: pytest.Item) -> bool:
     names: Iterable[str] = getattr(item, "fixturenames", ())
-    return not _FIXTURES.isdisjoint(names) or _MARKED in names
+    return _RUN in names or _MARKED in names
+
+
+def _marks(item: pytest.Item) -> Iterator[pytest.Mark]:
+    """Yield the test's ``container`` markers that name an image, the closest first.
+
+    A project may have a marker of that name with a meaning of its own: without an argument, or with
+    the reason of a skip. Where it has registered that name, a single word is not an image either.
+    """
+    registered = [line for line in item.config.getini("markers") if _REGISTERED.match(line)]
+    is_shared = any(line != _MARKER for line in registered)
+    for mark in item.iter_markers("container"):
+        image = mark.args[0] if len(mark.args) == 1 else None if mark.args else mark.kwargs.get("image")
+        if isinstance(image, str):
+            has_parts = any(sign in image for sign in ":/@.~")
+            if _IMAGE.fullmatch(image) and (has_parts or not is_shared):
+                yield mark
+        elif image is not None and isinstance(image, os.PathLike):
+            yield mark
 
 
 def _node(item: pytest.Item, scope: Scope) -> pytest.Item | pytest.Collector:
@@ -334,47 +357,57 @@ def _told_without_frames() -> Iterator[None]:
         raise pytest.fail.Exception(str(error), pytrace=False) from None
 
 
-@pytest.fixture(scope="session")
-def container(pytestconfig: pytest.Config) -> ContainerFactory:
-    """Start containers: ``container("redis:7")`` returns one that is ready, gone after the test.
+@pytest.fixture(scope="session", name=_RUN)
+def _run(pytestconfig: pytest.Config) -> RunPlugin:
+    """Return what this process keeps for its containers."""
+    return pytestconfig.stash[_PLUGIN]
 
-    Called in a fixture, it lives as long as that fixture; ``scope=`` says otherwise.
-    """
+
+def _factory(plugin: RunPlugin) -> ContainerFactory:
     from pytest_containers.factory import ContainerFactory
 
-    plugin = pytestconfig.stash[_PLUGIN]
     with _told_without_frames():
         return ContainerFactory(plugin.session(), plugin.ledger(), plugin.place, plugin.claims)
 
 
 @pytest.fixture(scope="session")
-def network(pytestconfig: pytest.Config) -> NetworkFactory:
+def container(_pytest_containers_run: RunPlugin) -> ContainerFactory:
+    """Start containers: ``container("redis:7")`` returns one that is ready, gone after the test.
+
+    Called in a fixture, it lives as long as that fixture; ``scope=`` says otherwise.
+    """
+    return _factory(_pytest_containers_run)
+
+
+@pytest.fixture(scope="session")
+def network(_pytest_containers_run: RunPlugin) -> NetworkFactory:
     """Make private networks: ``container("redis:7", network=network())``."""
     from pytest_containers.factory import NetworkFactory
 
-    plugin = pytestconfig.stash[_PLUGIN]
+    plugin = _pytest_containers_run
     with _told_without_frames():
         return NetworkFactory(plugin.session(), plugin.ledger(), plugin.place)
 
 
 @pytest.fixture(scope="session")
-def images(pytestconfig: pytest.Config) -> Shelf:
+def images(_pytest_containers_run: RunPlugin) -> Shelf:
     """Pull, push, tag, list, remove and load images."""
     with _told_without_frames():
-        return pytestconfig.stash[_PLUGIN].session().images
+        return _pytest_containers_run.session().images
 
 
 @pytest.fixture(name=_MARKED)
-def _containers_of_markers(request: pytest.FixtureRequest, container: ContainerFactory) -> None:
+def _containers_of_markers(request: pytest.FixtureRequest, _pytest_containers_run: RunPlugin) -> None:
     """Start the containers of the test's ``container`` markers, those of the module first."""
+    start = _factory(_pytest_containers_run)
     with _told_without_frames():
-        for mark in reversed(list(request.node.iter_markers("container"))):
-            container(*mark.args, **mark.kwargs)
+        for mark in reversed(list(_marks(request.node))):
+            start(*mark.args, **mark.kwargs)
 
 
 def container_fixture(
     image: str | os.PathLike[str], *, scope: Scope = "function", **options: Unpack[Options]
-) -> Callable[[ContainerFactory], Container]:
+) -> Callable[[RunPlugin], Container]:
     """Return a fixture that is a container, for a name in a conftest.
 
     ``redis = container_fixture("redis:7", scope="session")``. *scope* is a scope of pytest's
@@ -382,11 +415,13 @@ def container_fixture(
     those of ``container()``.
     """
 
-    def start(container: ContainerFactory) -> Container:
+    # Not by the fixture `container`, which may be the project's own.
+    def start(_pytest_containers_run: RunPlugin) -> Container:
+        factory = _factory(_pytest_containers_run)
         with _told_without_frames():
-            return container(image, scope="run" if scope == "run" else None, **options)
+            return factory(image, scope="run" if scope == "run" else None, **options)
 
     start.__doc__ = f"A container of {os.fspath(image)}."
     fixture = pytest.fixture(scope="session" if scope == "run" else scope)
-    made: Callable[[ContainerFactory], Container] = fixture(start)
+    made: Callable[[RunPlugin], Container] = fixture(start)
     return made

@@ -215,6 +215,103 @@ def test_marker_starts_a_container(pytester: pytest.Pytester) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("marker", "registered"),
+    [
+        ("@pytest.mark.container", False),
+        ("@pytest.mark.container()", False),
+        ("@pytest.mark.container('needs a docker daemon')", False),
+        ("@pytest.mark.container(reason='slow')", False),
+        ("@pytest.mark.container('one', 'two')", False),
+        ("@pytest.mark.container(7)", False),
+        ("@pytest.mark.container(name='db')", False),
+        ("@pytest.mark.container('slow')", True),
+    ],
+)
+def test_marker_of_the_project_is_left_alone(
+    pytester: pytest.Pytester, marker: str, registered: bool
+) -> None:
+    """A marker named container that names no image starts nothing, and no engine either."""
+    if registered:
+        pytester.makeini("[pytest]\nmarkers = container: of the project's own")
+    pytester.makepyfile(f"import pytest\n{marker}\ndef test_one(): pass\n")
+    result = pytester.runpytest_inprocess(*_plugin(pytester))
+    result.assert_outcomes(passed=1)
+    assert "left:" not in result.stderr.str()
+
+
+def test_marker_of_the_project_does_not_hide_ours(pytester: pytest.Pytester) -> None:
+    """Beside a project's own marker of that name, one that names an image starts it."""
+    _passes(
+        pytester,
+        """
+        import pytest
+
+        pytestmark = pytest.mark.container
+
+        @pytest.mark.container("host", name="box", command="sleep 60")
+        def test_one(alive):
+            assert alive() == ["box"]
+
+        @pytest.mark.container(image="host", name="other", command="sleep 60")
+        def test_two(alive):
+            assert alive() == ["other"]
+        """,
+        count=2,
+    )
+
+
+def test_fixtures_of_the_project_start_no_engine(pytester: pytest.Pytester) -> None:
+    """A project's own fixtures named container, network and images are its own."""
+    pytester.makepyfile(
+        """
+        import pytest
+
+        @pytest.fixture
+        def container(): return {"db": 1}
+
+        @pytest.fixture
+        def network(): return 2
+
+        @pytest.fixture
+        def images(): return 3
+
+        def test_one(container, network, images):
+            assert (container, network, images) == ({"db": 1}, 2, 3)
+        """
+    )
+    result = pytester.runpytest_inprocess(*_plugin(pytester))
+    result.assert_outcomes(passed=1)
+    assert "left:" not in result.stderr.str()
+
+
+def test_container_fixture_and_marker_work_beside_a_fixture_of_the_project(
+    pytester: pytest.Pytester,
+) -> None:
+    """What a project calls container changes neither a fixture that is a container nor the marker."""
+    _passes(
+        pytester,
+        """
+        import pytest
+        from pytest_containers import container_fixture
+
+        box = container_fixture("host", name="box", command="sleep 60")
+
+        @pytest.fixture
+        def container():
+            return {"db": "of the project's own"}
+
+        def test_both(box, container, alive):
+            assert box.exec("true").exit_code == 0 and "db" in container and alive() == ["box"]
+
+        @pytest.mark.container("host", name="marked", command="sleep 60")
+        def test_marker(container, alive):
+            assert "db" in container and alive() == ["marked"]
+        """,
+        count=2,
+    )
+
+
 def test_container_by_an_unknown_name_is_told(pytester: pytest.Pytester) -> None:
     """A name that the test does not have is told with those it has."""
     result = _passes(

@@ -139,7 +139,9 @@ def started_run(container: ContainerFactory) -> None:
 def as_it_was(request: pytest.FixtureRequest) -> None:
     """Remember for a kernel test what is there when all that outlives it has been started."""
     if request.node.get_closest_marker("kernel") is not None:
-        if any("container" in getattr(item, "fixturenames", ()) for item in request.session.items):
+        if any(
+            "_pytest_containers_run" in getattr(item, "fixturenames", ()) for item in request.session.items
+        ):
             request.getfixturevalue("started_run")
         request.node.stash[_BEFORE_TEST] = _look_in_test()
 
