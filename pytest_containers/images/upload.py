@@ -1,15 +1,17 @@
-"""The upload of one blob: a small state machine that can begin again and go on.
+"""Upload one blob to a registry: one PUT, and smaller requests only where that cannot work.
 
 ::
 
-    HEAD ── there ─────────────────────────────────────────────► done
+    HEAD ── present ───────────────────────────────────────────► done
       └─ POST ── mounted ──────────────────────────────────────► done
            └─ Location ── PUT of the whole blob ───────────────► done
-                   └───── PATCH, PATCH, ... ── PUT, empty ─────► done
-                            └─ broke: GET Location, go on from its Range, or begin again
+                   │        └─ broke: GET Location, PATCH the rest, empty PUT ► done
+                   └─ 413, or the registry asks for chunks: PATCH, PATCH, ... ── empty PUT ► done
 
-Source: distribution-spec, spec.md, "Pushing blobs". A Location is used as it came; each answer may
-bring another.
+ghcr.io refuses a PATCH of more than 4 MiB and Google's registries know no PATCH at all, while every
+registry takes one PUT. A Location is used as it came; each answer may bring another.
+
+Source: distribution-spec, spec.md, "Pushing blobs".
 """
 
 from __future__ import annotations
@@ -33,13 +35,16 @@ __all__ = ["Upload"]
 
 _PIECE_BYTES = 256 << 10
 _RANGE = re.compile(r"(?:bytes=)?0-([0-9]{1,18})")
+# A request that a registry finds too large is halved down to this; below, the refusal means something else.
+_LEAST_CHUNK_BYTES = 64 << 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Broken:
-    """Why an upload broke that may be tried again."""
+    """Why an upload broke that may be tried again; *status* is the reply's, 0 where none came."""
 
     error: ImageError
+    status: int = 0
 
 
 class Upload:
@@ -74,16 +79,22 @@ class Upload:
             if self._registry.has_blob(self._repository, descriptor.digest, self._scopes):
                 return
             broken: _Broken | None = None
+            chunk_bytes = 0  # the whole blob in one request
             for attempt in range(self._transport.settings.attempts):
                 self._transport.pause(attempt)
-                broken = self._once(descriptor, mount=not attempt)
+                broken = self._once(descriptor, mount=not attempt, chunk_bytes=chunk_bytes)
                 if broken is None:
                     return
+                if broken.status == 413:
+                    chunk_bytes = min(self._transport.settings.upload_chunk_bytes, descriptor.size // 2)
             if broken is not None:
                 raise broken.error
 
-    def _once(self, descriptor: Descriptor, *, mount: bool) -> _Broken | None:
-        """Upload from the first byte; return what broke, where it may be tried again."""
+    def _once(self, descriptor: Descriptor, *, mount: bool, chunk_bytes: int) -> _Broken | None:
+        """Upload from the first byte; return what broke, where it may be tried again.
+
+        *chunk_bytes* of 0 means one PUT, unless the registry asks for chunks.
+        """
         with self._begin(descriptor, mount=mount) as reply:
             if reply.status == 201:
                 return None
@@ -91,12 +102,18 @@ class Upload:
                 raise self._registry.refusal(reply, self._what(descriptor))
             location = self._registry.location(reply)
             least = reply.header("OCI-Chunk-Min-Length")
-        chunk_bytes = self._transport.settings.upload_chunk_bytes
-        if least.isascii() and least.isdigit():
-            chunk_bytes = max(chunk_bytes, int(least[:12]))
-        if descriptor.size <= chunk_bytes:
-            return self._finish(location, descriptor, 0)
-        return self._chunks(location, descriptor, chunk_bytes)
+        if least.isascii() and least.isdigit() and int(least[:12]):
+            chunk_bytes = max(chunk_bytes or self._transport.settings.upload_chunk_bytes, int(least[:12]))
+        if chunk_bytes and descriptor.size > chunk_bytes:
+            return self._chunks(location, descriptor, 0, chunk_bytes)
+        broken = self._finish(location, descriptor, 0)
+        if broken is None or broken.status in (404, 413):
+            return broken
+        resumed = self._resume(location, descriptor)
+        if resumed is None:
+            self._abandon(location)
+            return broken
+        return self._chunks(resumed[0], descriptor, resumed[1], descriptor.size)
 
     def _begin(self, descriptor: Descriptor, *, mount: bool) -> Reply:
         """Ask for a place to upload to, or for the blob of another repository.
@@ -118,20 +135,33 @@ class Upload:
         query = "" if digest.algorithm == "sha256" else f"?digest-algorithm={digest.algorithm}"
         return self._registry.request("POST", uploads + query, self._scopes, headers=_length(0))
 
-    def _chunks(self, location: str, descriptor: Descriptor, chunk_bytes: int) -> _Broken | None:
-        """Send the blob piece by piece, each where the registry says the last one ended."""
-        start, failures = 0, 0
+    def _chunks(self, location: str, descriptor: Descriptor, start: int, chunk_bytes: int) -> _Broken | None:
+        """Send the blob from byte *start* in chunks, each where the registry says the last one ended.
+
+        A chunk that the registry finds too large (413; ghcr.io says 416) is halved. What does not
+        make the registry hold more counts as a failure, so that the number of requests is bounded.
+        """
+        failures = 0
         while start < descriptor.size:
             end = min(start + chunk_bytes, descriptor.size)
             sent = self._patch(location, descriptor, start, end)
-            if isinstance(sent, _Broken):
-                failures += 1
-                resumed = self._resume(location) if failures < self._transport.settings.attempts else None
-                if resumed is None:
-                    self._abandon(location)
-                    return sent
-                sent = resumed
-            location, start = sent
+            if isinstance(sent, tuple):
+                location, start = sent
+                continue
+            resumed = self._resume(location, descriptor)
+            too_large = sent.status == 413 or (
+                sent.status == 416 and (resumed is None or resumed[1] == start)
+            )
+            if too_large and end - start > _LEAST_CHUNK_BYTES:
+                chunk_bytes = max((end - start) // 2, _LEAST_CHUNK_BYTES)
+                location, start = resumed or (location, start)
+                continue
+            failures += 1
+            other_way = sent.status in (400, 404, 405, 501)  # no chunks here, or no such upload any more
+            if resumed is None or other_way or failures >= self._transport.settings.attempts:
+                self._abandon(location)
+                return sent
+            location, start = resumed
         return self._finish(location, descriptor, start)
 
     def _patch(
@@ -144,11 +174,20 @@ class Upload:
         if isinstance(reply, _Broken):
             return reply
         with reply:
-            if reply.status == 202:
-                return self._registry.location(reply), _held(reply, end)
-            return self._refused(reply, descriptor)
+            if reply.status != 202:
+                return self._refused(reply, descriptor)
+            held = _held(reply, end)
+            if start < held <= descriptor.size:
+                return self._registry.location(reply), held
+            return _Broken(
+                error=RegistryError(
+                    f"{self._what(descriptor)} makes no progress",
+                    seen=f"{self._registry} was sent bytes {start} to {end - 1} and says it holds {held}",
+                    mend="the registry, or a proxy before it, does not keep what it is sent",
+                )
+            )
 
-    def _resume(self, location: str) -> tuple[str, int] | None:
+    def _resume(self, location: str, descriptor: Descriptor) -> tuple[str, int] | None:
         """Ask how far an upload came; None where that is nowhere, or cannot be known."""
         try:
             with self._registry.request("GET", location, self._scopes) as reply:
@@ -158,7 +197,7 @@ class Upload:
                     location = self._registry.location(reply)
                 held = _held(reply, 0)
                 # Docker's registry says 0-0 of one byte and of none (distribution, "blobupload.go").
-                return (location, held) if held > 1 else None
+                return (location, held) if 1 < held <= descriptor.size else None
         except RegistryError:
             return None
 
@@ -201,11 +240,14 @@ class Upload:
                 self._meters[digest].at(start)
 
     def _refused(self, reply: Reply, descriptor: Descriptor) -> _Broken:
-        """Return a refusal that may pass, raise one that will not."""
+        """Return a refusal that another way or another time may mend, raise one that is final."""
         error = self._registry.refusal(reply, self._what(descriptor))
-        # 404 and 416: the registry knows another state of this upload than we do.
-        if reply.status in (404, 408, 416, 429) or reply.status >= 500:
-            return _Broken(error=error)
+        # 404 and 416: the registry knows another state of this upload than we do. 405, 413 and 501
+        # refuse this way of sending, not the blob.
+        if reply.status in (404, 408, 413, 416, 429) or reply.status >= 500:
+            return _Broken(error=error, status=reply.status)
+        if reply.method == "PATCH" and reply.status in (400, 405):
+            return _Broken(error=error, status=reply.status)
         raise error
 
     def _abandon(self, location: str) -> None:

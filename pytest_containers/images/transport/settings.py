@@ -23,7 +23,8 @@ class Settings:
     *backoff_s* and each next twice as long; a Retry-After beyond *wait_limit_s* is not waited for.
     A body of which fewer than *floor_bytes_per_s* came during *floor_window_s* of waiting has broken
     off, as has a head that took longer than that window; *clock* counts the seconds of bodies and of
-    tokens' lives. *certificates* are folders laid out as Docker's certs.d: ``HOST/*.crt`` are
+    tokens' lives. *upload_chunk_bytes* is the first size of a chunk, where a registry wants chunks.
+    *certificates* are folders laid out as Docker's certs.d: ``HOST/*.crt`` are
     authorities, ``*.cert`` and ``*.key`` the client's pair. *environ* is read for proxies and
     credentials.
     """

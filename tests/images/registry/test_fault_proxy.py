@@ -6,8 +6,10 @@ nothing behind: the next try, with nothing in its way, succeeds.
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import itertools
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -99,7 +101,11 @@ LASTING: Final[dict[str, Fault]] = {
 
 
 class Proxy(Faulty):
-    """Passes every request on to *target*, but for number *at*, which *fault* answers; 0 is the first."""
+    """Passes every request on to *target*, but for number *at*, which *fault* answers; 0 is the first.
+
+    With *chunks* the registry behind it asks for uploads in chunks. A request of more than *put_limit*
+    bytes, or a PATCH of more than *patch_limit*, does not pass: 413, and 416 as ghcr.io has it.
+    """
 
     def __init__(self, target: str) -> None:
         super().__init__()
@@ -108,6 +114,8 @@ class Proxy(Faulty):
         self._at: int | None = None
         self._fault: Fault = PASSING["500"]
         self._held: list[threading.Event] = []
+        self.chunks = False
+        self.put_limit = self.patch_limit = 1 << 40
 
     def spoil(self, at: int | None, fault: Fault) -> None:
         """Count from 0 again, and answer request number *at* by *fault*; none where it is None."""
@@ -133,11 +141,17 @@ class Proxy(Faulty):
         return answer
 
     def _forward(self, asked: Asked) -> Answer:
+        if len(asked.body) > self.put_limit:
+            return Answer(status=413)
+        if asked.method == "PATCH" and len(asked.body) > self.patch_limit:
+            return Answer(status=416)
         connection = http.client.HTTPConnection(self._target, timeout=30)
         try:
             connection.request(asked.method, asked.path, asked.body or None, dict(asked.headers))
             reply = connection.getresponse()
             headers = {name: value for name, value in reply.getheaders() if name.lower() not in _HOPS}
+            if asked.method == "POST" and self.chunks:
+                headers["OCI-Chunk-Min-Length"] = "1"
             return Answer(status=reply.status, headers=headers, body=reply.read())
         finally:
             connection.close()
@@ -241,14 +255,16 @@ def test_pull_through_a_fault_is_right_or_refused(scene: Scene, name: str) -> No
 
 
 # The answers to an upload have no bodies that could be wrong.
+@pytest.mark.parametrize("chunks", [False, True], ids=["whole", "chunks"])
 @pytest.mark.parametrize("name", [*PASSING, *(name for name in LASTING if "byte" not in name)])
-def test_push_through_a_fault_is_right_or_refused(scene: Scene, name: str) -> None:
+def test_push_through_a_fault_is_right_or_refused(scene: Scene, name: str, chunks: bool) -> None:
     """At whichever request it happens: what passes is overcome, after the rest a second push is whole."""
+    scene.proxy.chunks = chunks
     store, target = scene.fill(scene.proxy.host, scene.repository)
     scene.proxy.spoil(None, PASSING["500"])
     push(store, target, settings=scene.settings)
     requests = len(scene.proxy.asked)
-    assert requests >= 9
+    assert requests >= (9 if chunks else 8)
     for at in range(requests):
         repository = f"{scene.repository}-{at}"
         store, target = scene.fill(scene.proxy.host, repository)
@@ -262,3 +278,72 @@ def test_push_through_a_fault_is_right_or_refused(scene: Scene, name: str) -> No
             digest = push(store, target, settings=scene.settings)
         assert digest == scene.image.digest
         assert scene.arrived(repository), f"request {at}"
+
+
+@pytest.mark.parametrize(("put_limit", "patch_limit"), [(5000, 1 << 40), (5000, 1000), (700, 700)])
+def test_push_past_a_limit_of_the_requests_size(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, put_limit: int, patch_limit: int
+) -> None:
+    """A proxy or registry that bounds requests gets chunks below its bound, and what arrives is whole."""
+    monkeypatch.setattr("pytest_containers.images.upload._LEAST_CHUNK_BYTES", 64)
+    scene.proxy.put_limit, scene.proxy.patch_limit = put_limit, patch_limit
+    push(*scene.fill(scene.proxy.host, scene.repository), settings=scene.settings)
+    assert scene.arrived(scene.repository)
+
+
+def test_push_overcomes_a_cut_in_the_middle_of_a_put(scene: Scene, cutting: Cutting) -> None:
+    """A connection that is cut while a layer is on its way ends in a whole layer."""
+    # Debian's registry does not resume here: it answers the question how far the upload came by 404,
+    # as its state token still says byte 0. So the upload begins again.
+    push(*scene.fill(cutting.host, scene.repository), settings=scene.settings)
+    assert cutting.cuts == 1
+    assert scene.arrived(scene.repository)
+
+
+class Cutting:
+    """Passes bytes on to *target*, and cuts the first connection that carries more than *after_bytes*."""
+
+    def __init__(self, target: str, after_bytes: int) -> None:
+        self._target = target.split(":")
+        self._after_bytes = after_bytes
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.host = f"127.0.0.1:{self._listener.getsockname()[1]}"
+        self.cuts = 0
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def close(self) -> None:
+        """Take no more connections."""
+        self._listener.close()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                server = socket.create_connection((self._target[0], int(self._target[1])), timeout=30)
+                threading.Thread(target=self._answers, args=(server, client), daemon=True).start()
+                threading.Thread(target=self._requests, args=(client, server), daemon=True).start()
+
+    def _requests(self, client: socket.socket, server: socket.socket) -> None:
+        passed = 0
+        with contextlib.suppress(OSError), client, server:
+            while piece := client.recv(2000):
+                server.sendall(piece)
+                passed += len(piece)
+                if passed > self._after_bytes and not self.cuts:
+                    self.cuts += 1
+                    server.shutdown(socket.SHUT_RDWR)
+                    client.shutdown(socket.SHUT_RDWR)
+                    return
+
+    def _answers(self, server: socket.socket, client: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while piece := server.recv(2000):
+                client.sendall(piece)
+
+
+@pytest.fixture
+def cutting(behind: str) -> Iterator[Cutting]:
+    """Return what cuts a connection to Debian's registry behind some thousand bytes."""
+    made = Cutting(behind, after_bytes=6000)
+    yield made
+    made.close()

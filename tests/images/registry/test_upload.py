@@ -29,13 +29,20 @@ PLACE = "/v2/app/blobs/uploads/1"
 
 
 class Taker:
-    """A registry's side of one chunked upload: it keeps what comes in order."""
+    """A registry's side of one upload: it keeps what comes in order.
+
+    *drop* is how many PUTs and chunks are half taken and end as a failure; *limit* the bytes of a
+    request above which *too_large* is answered; *least* the chunk size that it announces.
+    """
 
     def __init__(self, faulty: Faulty, digest: str) -> None:
         self.faulty = faulty
         self.digest = digest
         self.held = bytearray()
         self.drop = 0
+        self.limit = 1 << 40
+        self.too_large = 413
+        self.least = 0
         faulty.on("HEAD", f"/v2/app/blobs/{digest}", faulty.answer(status=404))
         faulty.on("POST", "/v2/app/blobs/uploads/", self.begin)
         faulty.on("PATCH", PLACE, self.patch)
@@ -50,18 +57,19 @@ class Taker:
     def begin(self, _: Asked) -> Answer:
         """Answer a POST."""
         self.held.clear()
-        return self.faulty.answer(status=202, headers={"Location": f"{PLACE}?state=0"})
+        asked_for = {"OCI-Chunk-Min-Length": str(self.least)} if self.least else {}
+        return self.faulty.answer(status=202, headers={"Location": f"{PLACE}?state=0", **asked_for})
 
     def patch(self, asked: Asked) -> Answer:
-        """Take one chunk; the first *drop* of them are half taken and end as a failure."""
+        """Take one chunk."""
         match = re.fullmatch("([0-9]+)-([0-9]+)", asked.headers["content-range"])
         assert match is not None
         assert int(match[2]) - int(match[1]) + 1 == len(asked.body)
         if int(match[1]) != len(self.held) or asked.path != f"{PLACE}?state={len(self.held)}":
             return self.faulty.refusal(416, "RANGE_INVALID")
-        if self.drop:
-            self.drop -= 1
-            self.held += asked.body[: len(asked.body) // 2]
+        if len(asked.body) > self.limit:
+            return self.faulty.refusal(self.too_large, "SIZE_INVALID")
+        if self._dropped(asked):
             return self.faulty.answer(status=502)
         self.held += asked.body
         return self.faulty.answer(status=202, headers=self.where())
@@ -72,9 +80,20 @@ class Taker:
 
     def finish(self, asked: Asked) -> Answer:
         """Close the upload."""
+        if len(asked.body) > self.limit:
+            return self.faulty.refusal(413, "SIZE_INVALID")
+        if self._dropped(asked):
+            return self.faulty.answer(status=502)
         self.held += asked.body
         right = bytes(self.held) == BLOB and f"digest={self.digest.replace(':', '%3A')}" in asked.path
         return self.faulty.answer(status=201 if right else 400)
+
+    def _dropped(self, asked: Asked) -> bool:
+        if not self.drop:
+            return False
+        self.drop -= 1
+        self.held += asked.body[: len(asked.body) // 2]
+        return True
 
 
 def upload(
@@ -109,17 +128,26 @@ def sequence(faulty: Faulty) -> list[str]:
     return [asked.method for asked in faulty.asked if "uploads" in asked.path]
 
 
-def test_small_blob_goes_in_one_piece(faulty: Faulty, taker: Taker, store: Store, settings: Settings) -> None:
-    """A blob that fits one chunk is a POST and a PUT."""
-    upload(faulty, store, settings)
+def sizes(faulty: Faulty, method: str) -> list[int]:
+    """Return how many bytes each request of *method* carried."""
+    return [len(asked.body) for asked in faulty.asked if asked.method == method]
+
+
+@pytest.mark.parametrize("chunk_bytes", [10, len(BLOB), 64 << 20])
+def test_blob_goes_in_one_put(
+    faulty: Faulty, taker: Taker, store: Store, settings: Settings, chunk_bytes: int
+) -> None:
+    """Whatever its size a blob is a POST and a PUT: every registry takes that."""
+    upload(faulty, store, replace(settings, upload_chunk_bytes=chunk_bytes))
     assert sequence(faulty) == ["POST", "PUT"]
     assert bytes(taker.held) == BLOB
 
 
-def test_large_blob_goes_in_chunks_each_where_the_last_one_led(
+def test_chunks_go_where_a_registry_asks_for_them(
     faulty: Faulty, taker: Taker, store: Store, settings: Settings
 ) -> None:
-    """Chunks follow each other's Location in order, and an empty PUT closes the upload."""
+    """OCI-Chunk-Min-Length asks for chunks: each follows the last Location, and an empty PUT ends them."""
+    taker.least = 1
     upload(faulty, store, replace(settings, upload_chunk_bytes=300))
     assert sequence(faulty) == ["POST", "PATCH", "PATCH", "PATCH", "PATCH", "PUT"]
     assert bytes(taker.held) == BLOB
@@ -130,17 +158,27 @@ def test_chunks_are_as_large_as_the_registry_wants(
     faulty: Faulty, taker: Taker, store: Store, settings: Settings
 ) -> None:
     """OCI-Chunk-Min-Length makes chunks larger than ours (distribution-spec)."""
-    headers = {"Location": f"{PLACE}?state=0", "OCI-Chunk-Min-Length": "600"}
-    faulty.on("POST", "/v2/app/blobs/uploads/", faulty.answer(status=202, headers=headers))
+    taker.least = 600
     upload(faulty, store, replace(settings, upload_chunk_bytes=10))
-    assert [len(asked.body) for asked in faulty.asked if asked.method == "PATCH"] == [600, 400]
+    assert sizes(faulty, "PATCH") == [600, 400]
+
+
+def test_broken_put_goes_on_where_the_registry_says(
+    faulty: Faulty, taker: Taker, store: Store, settings: Settings
+) -> None:
+    """After a PUT that broke the registry is asked how far it came, and nothing it has is sent again."""
+    taker.drop = 1
+    upload(faulty, store, settings)
+    assert sequence(faulty) == ["POST", "PUT", "GET", "PATCH", "PUT"]
+    assert sizes(faulty, "PATCH") == [len(BLOB) // 2]
+    assert bytes(taker.held) == BLOB
 
 
 def test_broken_chunk_goes_on_where_the_registry_says(
     faulty: Faulty, taker: Taker, store: Store, settings: Settings
 ) -> None:
-    """After a failure the registry is asked how far it came, and nothing it has is sent again."""
-    taker.drop = 2
+    """The same holds for a chunk that broke."""
+    taker.least, taker.drop = 1, 2
     upload(faulty, store, replace(settings, upload_chunk_bytes=600))
     assert sequence(faulty).count("GET") == 2
     assert bytes(taker.held) == BLOB
@@ -151,10 +189,78 @@ def test_upload_of_which_nothing_is_there_begins_again(
     faulty: Faulty, taker: Taker, store: Store, settings: Settings
 ) -> None:
     """Docker's registry says ``0-0`` of no byte and of one: neither is resumed."""
-    faulty.on("PATCH", PLACE, faulty.answer(status=502), taker.patch)
-    upload(faulty, store, replace(settings, upload_chunk_bytes=500))
-    assert sequence(faulty) == ["POST", "PATCH", "GET", "DELETE", "POST", "PATCH", "PATCH", "PUT"]
+    faulty.on("PUT", PLACE, faulty.answer(status=502), taker.finish)
+    upload(faulty, store, settings)
+    assert sequence(faulty) == ["POST", "PUT", "GET", "DELETE", "POST", "PUT"]
     assert bytes(taker.held) == BLOB
+
+
+@pytest.fixture
+def large(taker: Taker, store: Store, monkeypatch: pytest.MonkeyPatch) -> Taker:
+    """The registry that takes the blob, with chunks as small as the blob makes them."""
+    monkeypatch.setattr("pytest_containers.images.upload._LEAST_CHUNK_BYTES", 8)
+    return taker
+
+
+@pytest.mark.parametrize("too_large", [413, 416])
+@pytest.mark.parametrize("limit", [999, 250, 40])
+def test_request_that_is_too_large_is_halved_until_it_is_not(
+    faulty: Faulty, large: Taker, store: Store, settings: Settings, limit: int, too_large: int
+) -> None:
+    """A registry behind a limit of a request's size gets chunks below it (413; ghcr.io says 416)."""
+    large.limit, large.too_large = limit, too_large
+    upload(faulty, store, settings)
+    assert bytes(large.held) == BLOB
+    assert sequence(faulty).count("PUT") == 2
+    assert sequence(faulty).count("POST") == 2
+
+
+def test_chunk_that_is_too_large_is_halved_where_the_registry_asked_for_chunks(
+    faulty: Faulty, large: Taker, store: Store, settings: Settings
+) -> None:
+    """A limit of the chunk's size that is met in the middle of an upload does not begin it again."""
+    large.least, large.limit, large.too_large = 1, 100, 416
+    upload(faulty, store, replace(settings, upload_chunk_bytes=400))
+    assert bytes(large.held) == BLOB
+    assert sequence(faulty).count("POST") == 1
+
+
+def test_size_that_is_never_small_enough_is_told(
+    faulty: Faulty, large: Taker, store: Store, settings: Settings
+) -> None:
+    """A registry that finds every request too large is asked a bounded number of times."""
+    large.limit = 0
+    with pytest.raises(RegistryError, match="SIZE_INVALID"):
+        upload(faulty, store, settings)
+    assert len(sequence(faulty)) < 20 * settings.attempts
+
+
+@pytest.mark.parametrize("status", [400, 404, 405, 501])
+def test_registry_without_patch_gets_the_whole_blob_again(
+    faulty: Faulty, taker: Taker, store: Store, settings: Settings, status: int
+) -> None:
+    """Where the rest of a broken PUT cannot be sent as a chunk, the upload begins again with a PUT."""
+    taker.drop = 1
+    faulty.on("PATCH", PLACE, faulty.refusal(status, "UNSUPPORTED"))
+    upload(faulty, store, settings)
+    assert sequence(faulty) == ["POST", "PUT", "GET", "PATCH", "GET", "DELETE", "POST", "PUT"]
+    assert bytes(taker.held) == BLOB
+
+
+@pytest.mark.parametrize("held", ["0-0", "0-499", "0-249", "0-99999"])
+def test_upload_that_never_grows_is_given_up(
+    faulty: Faulty, taker: Taker, store: Store, settings: Settings, held: str
+) -> None:
+    """A registry that says 202 and holds no more, or more than there is, is not asked for ever."""
+    taker.least = 1
+    stuck = faulty.answer(status=202, headers={"Location": f"{PLACE}?state=500", "Range": held})
+    first = faulty.answer(status=202, headers={"Location": f"{PLACE}?state=500", "Range": "0-499"})
+    state = replace(stuck, status=204)
+    faulty.on("PATCH", PLACE, first, stuck)
+    faulty.on("GET", PLACE, state)
+    with pytest.raises(RegistryError, match="makes no progress"):
+        upload(faulty, store, replace(settings, upload_chunk_bytes=500))
+    assert len(sequence(faulty)) <= 4 * settings.attempts**2
 
 
 def test_upload_says_which_digest_it_will_have(faulty: Faulty, store: Store, settings: Settings) -> None:
@@ -175,7 +281,7 @@ def test_upload_that_the_registry_forgot_begins_again(
     """Where the registry knows nothing of the upload any more, it begins from the first byte."""
     taker.drop = 1
     faulty.on("GET", PLACE, faulty.refusal(404, "BLOB_UPLOAD_UNKNOWN"))
-    upload(faulty, store, replace(settings, upload_chunk_bytes=600))
+    upload(faulty, store, settings)
     assert sequence(faulty).count("POST") == 2
     assert bytes(taker.held) == BLOB
 
@@ -184,19 +290,18 @@ def test_upload_that_breaks_each_time_is_given_up(
     faulty: Faulty, taker: Taker, store: Store, settings: Settings
 ) -> None:
     """Tries are bounded, the error is the registry's, and the upload is taken back."""
-    faulty.on("PATCH", PLACE, faulty.refusal(500, "BROKEN", "disk full"))
+    faulty.on("PUT", PLACE, faulty.refusal(500, "BROKEN", "disk full"))
     with pytest.raises(RegistryError, match="disk full"):
-        upload(faulty, store, replace(settings, upload_chunk_bytes=600))
+        upload(faulty, store, settings)
     assert sequence(faulty).count("POST") == settings.attempts
     assert sequence(faulty)[-1] == "DELETE"
 
 
-@pytest.mark.parametrize("status", [500, 404])
-def test_broken_end_begins_again(
-    faulty: Faulty, taker: Taker, store: Store, settings: Settings, status: int
+def test_upload_that_is_unknown_at_its_end_begins_again(
+    faulty: Faulty, taker: Taker, store: Store, settings: Settings
 ) -> None:
-    """A PUT that fails is not sent blindly again: a new upload is begun."""
-    faulty.on("PUT", PLACE, faulty.answer(status=status), taker.finish)
+    """A PUT to an upload that the registry does not know any more is not followed by a question."""
+    faulty.on("PUT", PLACE, faulty.answer(status=404), taker.finish)
     upload(faulty, store, settings)
     assert sequence(faulty) == ["POST", "PUT", "POST", "PUT"]
 
