@@ -177,7 +177,7 @@ class NativeEngine(Engine):
             self._connection = None
             if self._janitor is not None:
                 self._janitor.wait(_END_S)
-        if owner and self._folder.exists():  # its janitor was killed, or refused
+        if owner and os.path.exists(self._folder):  # its janitor was killed, or refused
             with contextlib.suppress(HostError):
                 folders.withdraw(self._folder)
                 self.reclaim()
@@ -185,7 +185,7 @@ class NativeEngine(Engine):
     def _end_run(self) -> None:
         """Tell the supervisor to end, also one that other processes of this run have started."""
         with contextlib.suppress(EngineError, HostError):
-            if self._connection is None and (self._folder / folders.SOCKET).exists():
+            if self._connection is None and os.path.exists(self._folder / folders.SOCKET):
                 self._connection = client.connect(self._folder)
             if self._connection is not None:
                 self._connection.tell(messages.Shutdown())

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from pytest_containers.errors import ContainersError, HostError, from_wire, to_wire
+from pytest_containers.runtime import userns
 
 __all__ = ["SOCKET", "base", "end", "fresh", "hold", "make", "refusal", "refuse", "sweep", "withdraw"]
 
@@ -26,8 +27,12 @@ _NAME_BYTES: Final = 4
 
 
 def base() -> Path:
-    """Return the folder of this user's runs; short, for a socket's path has 107 bytes (unix(7))."""
-    return Path(f"/var/tmp/pytest-containers-{os.geteuid()}")  # noqa: S108 - owner and mode are checked
+    """Return the folder of this user's runs; short, for a socket's path has 107 bytes (unix(7)).
+
+    The user is that of the files which are made there, also in a user namespace where he is root: root's
+    own folder is not his to make or to look into.
+    """
+    return Path(f"/var/tmp/pytest-containers-{userns.outside()}")  # noqa: S108 - owner and mode are checked
 
 
 def fresh() -> Path:

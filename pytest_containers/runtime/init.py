@@ -16,7 +16,7 @@ from contextlib import ExitStack, suppress
 from typing import Final, NamedTuple, NoReturn
 
 from pytest_containers.errors import ContainersError, StartError
-from pytest_containers.runtime import mountpoints, process, syscalls, transfer
+from pytest_containers.runtime import mountpoints, process, roots, syscalls, transfer
 from pytest_containers.runtime.bundle import Bundle
 from pytest_containers.runtime.network import veth
 from pytest_containers.runtime.snapshot import DEVICES, Ground, Snapshot
@@ -79,7 +79,7 @@ def enter(bundle: Bundle, snapshot: Snapshot, ground: Ground, *, last_capability
         at("dev", lambda: _dev(root, ground))
         at("sys", lambda: _sys(root, bundle))
         at("etc", lambda: _etc(root, snapshot))
-        at("pivot", lambda: _pivot(root))
+        at("pivot", lambda: _pivot(snapshot))
         at("hostname", lambda: socket.sethostname(bundle.hostname))
         at("network: wait for the interface", lambda: _network(bundle))
         at("network: sysctls", lambda: None if bundle.interfaces == "host" else _sysctls())
@@ -182,12 +182,13 @@ def _etc(root: str, snapshot: Snapshot) -> None:
         syscalls.mount(f"{snapshot.etc}/{name}", f"{root}/etc/{name}", None, syscalls.MS_BIND)
 
 
-def _pivot(root: str) -> None:
-    """Make *root* all there is: the old root lies on top and is taken off (pivot_root(2), NOTES)."""
-    os.chdir(root)
+def _pivot(snapshot: Snapshot) -> None:
+    """Make the snapshot all there is: the old root lies on top and is taken off (pivot_root(2), NOTES)."""
+    os.chdir(snapshot.root)
     syscalls.pivot_root(".", ".")
     syscalls.umount(".", syscalls.MNT_DETACH)
     os.chdir("/")
+    roots.confirm(snapshot.identity, "the container")
 
 
 def _sysctls() -> None:

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import Final, NoReturn
 
 from pytest_containers.errors import ContainersError, EngineError, NotRunning, StartError, to_wire
-from pytest_containers.runtime import process, syscalls
+from pytest_containers.runtime import process, roots, syscalls
 from pytest_containers.runtime.bundle import Process
 from pytest_containers.runtime.loop import Recipe, Wait
 from pytest_containers.runtime.sandbox import Sandbox, discard_child, raise_if_failed, wait_for
@@ -143,13 +143,14 @@ def _fail(sync: int, error: ContainersError) -> NoReturn:
 def join(sandbox: Sandbox) -> None:
     """Make the container's root and namespaces this process's own; of one that does not run, its files.
 
-    While it runs its mounts are seen as well.
+    While it runs its mounts are seen as well. Raises EngineError where the root is another one then.
     """
     if sandbox.child is None:
         os.chroot(sandbox.snapshot.root)
     else:
         syscalls.setns(sandbox.child.pidfd, _ALL)
     os.chdir("/")
+    roots.confirm(sandbox.snapshot.identity, f"container {sandbox.spec.name}")
 
 
 def within(sandbox: Sandbox, action: Callable[[], None], *, enter: Callable[[], None] | None) -> Recipe[None]:

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Final
 
 from pytest_containers.errors import ContainersError, EngineError
+from pytest_containers.runtime import userns
 
 __all__ = ["Check", "checks", "main"]
 
@@ -31,6 +32,7 @@ _START: Final = (
     "from pytest_containers.runtime.preflight import main; main(sys.argv[1])"
 )
 _AS_ROOT: Final = 'run pytest as root: sudo -E env "PATH=$PATH" pytest'
+_OUTSIDE: Final = "run pytest as root outside of its user namespace (`unshare -r`, a rootless container)"
 _ALLOW: Final = "allow CAP_SYS_ADMIN, CAP_NET_ADMIN and CAP_SYS_CHROOT, as on the host or if privileged"
 _REFUSED: Final = (errno.EPERM, errno.EACCES)
 
@@ -102,8 +104,9 @@ class _Trial:
 
     def mount_namespace(self) -> str:
         """Leave the host's mounts for a private copy."""
-        self._kernel.unshare(self._kernel.CLONE_NEWNS)
-        self._kernel.mount("none", "/", None, self._kernel.MS_REC | self._kernel.MS_PRIVATE)
+        from pytest_containers.runtime import roots
+
+        roots.leave_mount_namespace()
         return "private"
 
     def proc(self) -> str:
@@ -242,6 +245,8 @@ def _taken(step: _Step, trial: _Trial) -> Check:
     mend = step.mend
     if number in _REFUSED:
         mend = _ALLOW if os.geteuid() == 0 else _AS_ROOT
+    if not userns.is_initial():
+        mend = _OUTSIDE
     return Check(step=step.name, ok=False, seen=seen, mend=mend)
 
 

@@ -15,12 +15,12 @@ import glob
 import os
 import shutil
 import stat
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Final
 
 from pytest_containers.errors import HostError
-from pytest_containers.runtime import syscalls
+from pytest_containers.runtime import roots, syscalls
 
 __all__ = ["DEVICES", "Ground", "Snapshot", "discard", "lay_ground", "prepare"]
 
@@ -62,7 +62,8 @@ class Ground:
 class Snapshot:
     """One container's files. *root* is the merged view, *upper* what it changed, *etc* its own files.
 
-    *lowers* are the image's layers, *over* is ours above them: the init layer, or an empty one.
+    *lowers* are the image's layers, *over* is ours above them: the init layer, or an empty one. *identity*
+    is that of the merged view's root, by which whoever makes it his own root knows it.
     """
 
     folder: str
@@ -73,6 +74,7 @@ class Snapshot:
     lowers: tuple[str, ...]
     over: str
     disk: str = ""
+    identity: roots.Identity = roots.UNKNOWN
 
 
 def lay_ground(folder: str) -> Ground:
@@ -165,6 +167,7 @@ def prepare(
             os.mkdir(path, 0o755)
         _like_root_of(snapshot)
         _mount_overlay(snapshot, (*snapshot.lowers, snapshot.over))
+        snapshot = replace(snapshot, identity=roots.identify(snapshot.root))
         undo.pop_all()
     return snapshot
 

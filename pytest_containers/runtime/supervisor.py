@@ -16,7 +16,7 @@ import socket
 from typing import NoReturn
 
 from pytest_containers.errors import ContainersError, HostError, to_wire
-from pytest_containers.runtime import capabilities, gateway, service, snapshot, syscalls
+from pytest_containers.runtime import capabilities, gateway, roots, service, snapshot, syscalls, userns
 from pytest_containers.runtime.loop import Loop
 from pytest_containers.runtime.network.names import Line
 from pytest_containers.runtime.network.switch import Switch
@@ -59,11 +59,13 @@ def _explained(error: ContainersError | OSError) -> ContainersError:
     refused = isinstance(cause, OSError) and cause.errno in (errno.EPERM, errno.EACCES)
     if isinstance(error, ContainersError) and (error.mend or not refused):
         return error
+    mend = "run pytest as root with CAP_SYS_ADMIN and CAP_NET_ADMIN, outside of a restricted container;"
+    if not userns.is_initial():
+        mend = "run pytest as root outside of its user namespace (`unshare -r`, a rootless container);"
     return HostError(
         "this machine does not let us make a run's namespaces",
         seen=str(error) if isinstance(error, OSError) else f"{error.what}: {error.seen}",
-        mend="run pytest as root with CAP_SYS_ADMIN and CAP_NET_ADMIN, outside of a restricted container;"
-        " `pytest-containers doctor` tests each step",
+        mend=f"{mend} `pytest-containers doctor` tests each step",
     )
 
 
@@ -72,9 +74,8 @@ def _begin(folder: str) -> tuple[Run, syscalls.Child]:
     os.umask(0o022)  # pytest's own may be 077, and a container's folders are everybody's
     os.mkdir(os.path.join(folder, "ground"))
     syscalls.join_session_keyring()  # an exec has the run's, a container's first process one of its own
-    syscalls.unshare(syscalls.CLONE_NEWNS)
-    # First of all: no mount of ours may show in the host's namespace (mount_namespaces(7)).
-    syscalls.mount("none", "/", None, syscalls.MS_REC | syscalls.MS_PRIVATE)
+    # First of all: no mount of ours may show in the host's namespace, and who joins must find our root.
+    roots.leave_mount_namespace()
     syscalls.mount("proc", "/proc", "proc", syscalls.MS_NOSUID | syscalls.MS_NODEV | syscalls.MS_NOEXEC)
     with open("/proc/sys/kernel/cap_last_cap") as file:
         last_capability = int(file.read())
