@@ -10,7 +10,6 @@ can neither lack them nor lead them elsewhere by a symbolic link, and a commit n
 from __future__ import annotations
 
 import contextlib
-import errno
 import glob
 import os
 import shutil
@@ -22,7 +21,7 @@ from typing import Final
 from pytest_containers.errors import HostError
 from pytest_containers.runtime import roots, syscalls
 
-__all__ = ["DEVICES", "Ground", "Snapshot", "discard", "lay_ground", "prepare"]
+__all__ = ["DEVICES", "Ground", "Snapshot", "discard", "lay_ground", "mount_overlay", "prepare"]
 
 _INIT_FOLDERS: Final = ("dev", "proc", "sys", "etc")
 _INIT_FILES: Final = ("etc/hosts", "etc/hostname", "etc/resolv.conf")
@@ -48,7 +47,7 @@ _FEATURES: Final = (("redirect_dir", "off"), ("index", "off"), ("metacopy", "off
 class Ground:
     """What all snapshots of a run stand on: the init layer, the host's root, device nodes, masks.
 
-    *nothing* is an empty layer.
+    *nothing* is an empty layer. *one_by_one*: the kernel takes layers one by one (`mount_overlay`).
     """
 
     init: str
@@ -56,6 +55,7 @@ class Ground:
     host: str
     devices: str
     masked: tuple[str, ...]
+    one_by_one: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,6 +98,7 @@ def lay_ground(folder: str) -> Ground:
         nothing=os.path.join(folder, "nothing"),
         host=_host_layer(folder),
         devices=_devices(folder),
+        one_by_one=syscalls.overlay_takes_layers(os.path.join(folder, "nothing")),
         masked=tuple(path for path in (*_MASKED, *glob.glob(_THERMAL)) if os.path.exists(path)),
     )
 
@@ -166,7 +167,13 @@ def prepare(
         for path in (snapshot.root, snapshot.upper, snapshot.work, snapshot.etc):
             os.mkdir(path, 0o755)
         _like_root_of(snapshot)
-        _mount_overlay(snapshot, (*snapshot.lowers, snapshot.over))
+        places = (("upperdir", snapshot.upper), ("workdir", snapshot.work), *_FEATURES)
+        try:
+            mount_overlay(
+                (*snapshot.lowers, snapshot.over), places, snapshot.root, one_by_one=ground.one_by_one
+            )
+        except OSError as error:
+            raise _refused(snapshot, error) from error
         snapshot = replace(snapshot, identity=roots.identify(snapshot.root))
         undo.pop_all()
     return snapshot
@@ -184,35 +191,35 @@ def _like_root_of(snapshot: Snapshot) -> None:
     os.chmod(snapshot.upper, seen.st_mode & 0o7777)
 
 
-def _mount_overlay(snapshot: Snapshot, lowers: tuple[str, ...]) -> None:
-    places = (("upperdir", snapshot.upper), ("workdir", snapshot.work), *_FEATURES)
-    uppermost_first = tuple(("lowerdir+", layer) for layer in reversed(lowers))
-    try:
-        syscalls.fsopen_overlay((*uppermost_first, *places), snapshot.root)
-    except OSError as error:
-        # lowerdir+ came with Linux 6.8, whole fsconfig support with 6.5 (fs/overlayfs/params.c).
-        if error.errno not in (errno.EINVAL, errno.ENOSYS):
-            raise _refused(snapshot, error) from error
-        _mount_overlay_one_page(snapshot, lowers, places)
-
-
-def _mount_overlay_one_page(
-    snapshot: Snapshot, lowers: tuple[str, ...], places: tuple[tuple[str, str], ...]
+def mount_overlay(
+    lowers: tuple[str, ...], places: tuple[tuple[str, str], ...], target: str, *, one_by_one: bool
 ) -> None:
-    escaped = (
-        layer.replace("\\", "\\\\").replace(":", "\\:").replace(",", "\\,") for layer in reversed(lowers)
-    )
-    data = "lowerdir=" + ":".join(escaped) + "".join(f",{key}={text}" for key, text in places)
-    if len(os.fsencode(data)) >= _PAGE_BYTES:
-        raise HostError(
-            f"{len(lowers)} layers are too many for mount(2)",
-            seen=f"{len(data)} bytes of options, and the kernel takes {_PAGE_BYTES - 1}",
-            mend="use Linux 6.8 or newer, a store with a shorter path, or an image with fewer layers",
-        )
-    try:
-        syscalls.mount("overlay", snapshot.root, "overlay", syscalls.MS_NODEV, data)
-    except OSError as error:
-        raise _refused(snapshot, error) from error
+    """Mount overlayfs over *lowers*, oldest first, with the options *places*; device nodes open nothing.
+
+    *one_by_one* is what `syscalls.overlay_takes_layers` says. Where it is false, mount(2) takes all
+    options in one page; the layers are named by descriptors there, which are short and need no escape:
+    some 220 find room. Raises OSError, and HostError where they do not fit.
+    """
+    if one_by_one:
+        uppermost_first = tuple(("lowerdir+", layer) for layer in reversed(lowers))
+        syscalls.fsopen_overlay((*uppermost_first, *places), target)
+        return
+    with contextlib.ExitStack() as scope:
+        names = []
+        for layer in reversed(lowers):
+            descriptor = os.open(layer, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            scope.callback(os.close, descriptor)
+            names.append(f"/proc/self/fd/{descriptor}")
+        options = "".join(f",{key}={text}" for key, text in places)
+        data = "lowerdir=" + ":".join(names) + options
+        size = len(os.fsencode(data))
+        if size >= _PAGE_BYTES:
+            raise HostError(
+                f"{len(lowers)} layers are too many for mount(2)",
+                seen=f"{size} bytes of options, and the kernel takes {_PAGE_BYTES - 1}",
+                mend="use Linux 6.8 or newer, or an image with fewer layers",
+            )
+        syscalls.mount("overlay", target, "overlay", syscalls.MS_NODEV, data)
 
 
 def _refused(snapshot: Snapshot, error: OSError) -> HostError:

@@ -46,6 +46,7 @@ __all__ = [
     "no_new_privileges",
     "open_tree",
     "openat2_in_root",
+    "overlay_takes_layers",
     "parent_death_signal",
     "pivot_root",
     "reset_library_signals",
@@ -220,20 +221,40 @@ def fsopen_overlay(options: tuple[tuple[str, str], ...], target: str) -> None:
     context = _syscall("fsopen overlay", _SYS_FSOPEN, b"overlay", _FSOPEN_CLOEXEC)
     try:
         for key, text in options:
-            _syscall(
-                f"fsconfig {key}={text}",
-                _SYS_FSCONFIG,
-                context,
-                _FSCONFIG_SET_STRING,
-                key.encode(),
-                os.fsencode(text),
-                0,
-            )
+            _fsconfig(context, key, text)
         _syscall("fsconfig create overlay", _SYS_FSCONFIG, context, _FSCONFIG_CMD_CREATE, None, None, 0)
         mounted = _syscall("fsmount overlay", _SYS_FSMOUNT, context, _FSMOUNT_CLOEXEC, MS_NODEV)
     finally:
         os.close(context)
     attach_tree(mounted, target)
+
+
+def overlay_takes_layers(layer: str) -> bool:
+    """Return whether `fsopen_overlay` has the key ``lowerdir+``, asked with an empty folder *layer*.
+
+    Until Linux 6.4 overlayfs takes any word and refuses it at the mount, with a line in the kernel's
+    log (fs/fs_context.c, legacy_parse_param): so a word that no kernel knows is tried as well.
+    """
+    words = (("lowerdir+", layer), ("unknown", "1"))
+    taken = []
+    for key, text in words:
+        try:
+            context = _syscall("fsopen overlay", _SYS_FSOPEN, b"overlay", _FSOPEN_CLOEXEC)
+        except OSError:  # a filter of system calls may refuse what is newer than itself
+            return False
+        try:
+            _fsconfig(context, key, text)
+        except OSError:
+            continue
+        finally:
+            os.close(context)
+        taken.append(key)
+    return taken == ["lowerdir+"]
+
+
+def _fsconfig(context: int, key: str, text: str) -> None:
+    what, value = f"fsconfig {key}={text}", os.fsencode(text)
+    _syscall(what, _SYS_FSCONFIG, context, _FSCONFIG_SET_STRING, key.encode(), value, 0)
 
 
 def open_tree(path: str | int, *, recursive: bool = False) -> int:

@@ -19,6 +19,7 @@ import pytest
 from pytest_containers.images import layer
 from pytest_containers.runtime import syscalls
 from pytest_containers.runtime.difference import changes, write_layer
+from pytest_containers.runtime.snapshot import mount_overlay
 
 if TYPE_CHECKING:
     from tests.runtime.conftest import Apart
@@ -63,9 +64,9 @@ class Edit:
         root, work = self._folder / "root", self._folder / "work"
         root.mkdir(exist_ok=True)
         work.mkdir(exist_ok=True)
-        lowers = tuple(("lowerdir+", one) for one in reversed(self.lowers))
         places = (("upperdir", str(self.upper)), ("workdir", str(work)), *_FEATURES)
-        syscalls.fsopen_overlay((*lowers, *places), str(root))
+        one_by_one = syscalls.overlay_takes_layers(self.lowers[0])
+        mount_overlay(self.lowers, places, str(root), one_by_one=one_by_one)
         action(root)
 
     def tar(self) -> bytes:

@@ -6,6 +6,7 @@ import errno
 import os
 import stat
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -13,7 +14,15 @@ import pytest
 
 from pytest_containers.errors import HostError
 from pytest_containers.runtime import syscalls
-from pytest_containers.runtime.snapshot import DEVICES, Ground, Snapshot, discard, lay_ground, prepare
+from pytest_containers.runtime.snapshot import (
+    DEVICES,
+    Ground,
+    Snapshot,
+    discard,
+    lay_ground,
+    mount_overlay,
+    prepare,
+)
 
 if TYPE_CHECKING:
     from tests.runtime.conftest import Apart, Outcome
@@ -272,15 +281,16 @@ def test_snapshot_refused_leaves_nothing(plot: Plot, *, disk: bool) -> None:
     assert not (plot.folder / "disk").exists()
 
 
-def _old_kernel(*_arguments: object) -> None:
-    raise OSError(errno.EINVAL, "fsconfig lowerdir+: Invalid argument")
+@pytest.fixture(params=[True, False], ids=["fsconfig", "mount"])
+def each_way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Mount as this kernel does, and as one before Linux 6.8, which does not take layers one by one."""
+    if not request.param:
+        monkeypatch.setattr(syscalls, "overlay_takes_layers", lambda _layer: False)
 
 
-def test_snapshot_has_any_layers_when_the_kernel_is_older(
-    plot: Plot, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Before Linux 6.8 mount(2) does it, with the signs it gives a meaning to taken as they are."""
-    monkeypatch.setattr(syscalls, "fsopen_overlay", _old_kernel)
+@pytest.mark.usefixtures("each_way")
+def test_snapshot_has_layers_of_any_name(plot: Plot) -> None:
+    """Signs that have a meaning in the options of mount(2) are taken as they are."""
     layers = tuple(plot.layer(name, "who", f"{n}") for n, name in enumerate(("a:b", "c,d=e", "f\\g", "h i")))
 
     def look(ground: Ground) -> tuple[str, list[str], int]:
@@ -293,17 +303,50 @@ def test_snapshot_has_any_layers_when_the_kernel_is_older(
 
 def test_snapshot_refuses_more_layers_than_a_page_holds(plot: Plot, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where mount(2) has no room for the layers the error says how many there are, and what helps."""
-    monkeypatch.setattr(syscalls, "fsopen_overlay", _old_kernel)
-    layers = tuple(plot.layer(f"{'long' * 30}-{number}") for number in range(40))
+    monkeypatch.setattr(syscalls, "overlay_takes_layers", lambda _layer: False)
+    layers = tuple(plot.layer(f"layer-{number}") for number in range(300))
 
     def act(ground: Ground) -> Snapshot:
         return prepare(ground, "box", layers)
 
-    with pytest.raises(HostError, match="41 layers are too many") as caught:
+    with pytest.raises(HostError, match="301 layers are too many") as caught:
         plot.on(act)
     assert "4095" in caught.value.seen
 
 
+def test_snapshot_asks_the_kernel_once_how_it_mounts(plot: Plot, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the kernel does not take layers one by one no start tries it again: each try is logged."""
+
+    def act(ground: Ground) -> list[str]:
+        tried = []
+
+        def listening(options: tuple[tuple[str, str], ...], _target: str) -> None:
+            tried.append(str(options))
+
+        with monkeypatch.context() as patch:
+            patch.setattr(syscalls, "fsopen_overlay", listening)
+            prepare(replace(ground, one_by_one=False), "box", ())
+        return tried
+
+    assert plot.on(act) == []
+
+
+def test_layers_are_taken_one_by_one_where_a_mount_takes_them_so(plot: Plot) -> None:
+    """What is asked without a mount is what a mount says (overlayfs.rst, lowerdir+, Linux 6.8)."""
+
+    def look(ground: Ground) -> tuple[bool, bool]:
+        layers = (("lowerdir+", ground.nothing), ("lowerdir+", ground.init))
+        try:
+            syscalls.fsopen_overlay(layers, ground.nothing)
+        except OSError:
+            return False, ground.one_by_one
+        return True, ground.one_by_one
+
+    mounted, told = plot.on(look)
+    assert mounted is told
+
+
+@pytest.mark.usefixtures("each_way")
 def test_snapshot_has_many_layers(plot: Plot) -> None:
     """As many layers as an image may have, 127 as in Docker, stand on each other."""
     layers = tuple(plot.layer(f"{'long' * 30}-{number}", "who", f"{number}") for number in range(127))
@@ -341,8 +384,9 @@ def test_host_layer_is_taken_as_it_is_when_the_machine_stands_on_an_overlay(plot
         for name in ("up", "work", "root"):
             (plot.folder / "ground" / name).mkdir()
         base = plot.folder / "ground"
-        options = (("lowerdir+", lower), ("upperdir", f"{base}/up"), ("workdir", f"{base}/work"))
-        syscalls.fsopen_overlay(options, f"{base}/root")
+        places = (("upperdir", f"{base}/up"), ("workdir", f"{base}/work"))
+        one_by_one = syscalls.overlay_takes_layers(lower)
+        mount_overlay((lower,), places, f"{base}/root", one_by_one=one_by_one)
         os.chdir(base / "root")
         syscalls.pivot_root(".", ".")
         syscalls.umount(".", syscalls.MNT_DETACH)
