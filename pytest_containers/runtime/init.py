@@ -225,24 +225,35 @@ def _tmpfs(target: str, size_bytes: int, points: int, *, executable: bool) -> No
 
 def _attach(tree: _Tree, points: int) -> None:
     mountpoints.make(tree.target, points, folder=os.path.isdir(f"/proc/self/fd/{tree.descriptor}"))
-    left = _restrict(tree.descriptor, syscalls.MS_NODEV | (syscalls.MS_RDONLY if tree.read_only else 0))
-    syscalls.attach_tree(tree.descriptor, tree.target)
-    if left:
-        _remount(tree.target, left)
-
-
-def _restrict(tree: int, flags: int) -> int:
-    """Add *flags* to what a bind will show; return those that a remount must set, none since Linux 5.12.
-
-    Mounts below have them as well then. What the host forbids there stays forbidden either way.
-    """
+    flags = syscalls.MS_NODEV | (syscalls.MS_RDONLY if tree.read_only else 0)
     try:
-        syscalls.restrict_tree(tree, flags)
+        syscalls.restrict_tree(tree.descriptor, flags)
     except OSError as error:
         if error.errno != errno.ENOSYS:
             raise
-        return flags | os.fstatvfs(tree).f_flag & _KEPT
-    return 0
+        top = mountpoints.mount_id(tree.descriptor)
+        syscalls.attach_tree(tree.descriptor, tree.target)
+        _restrict_each(top, flags)
+    else:
+        syscalls.attach_tree(tree.descriptor, tree.target)
+
+
+def _restrict_each(top: int, flags: int) -> None:
+    """Add *flags* to the mount *top* and to each below it, by remounts: before Linux 5.12 (mount_setattr(2)).
+
+    What the host forbids there stays forbidden. A mount that is covered by another cannot be reached,
+    by the container neither.
+    """
+    for number, path in mountpoints.tree(top):
+        try:
+            descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
+        except FileNotFoundError:
+            continue
+        try:
+            if mountpoints.mount_id(descriptor) == number:
+                _remount(f"/proc/self/fd/{descriptor}", flags | os.fstatvfs(descriptor).f_flag & _KEPT)
+        finally:
+            os.close(descriptor)
 
 
 def _files() -> None:

@@ -9,11 +9,15 @@ list is opened while the place beside the layer can still be named.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
+from typing import Final
 
 from pytest_containers.runtime.snapshot import Snapshot
 
-__all__ = ["made", "make", "open_list"]
+__all__ = ["made", "make", "mount_id", "open_list", "tree"]
+
+_ESCAPED: Final = re.compile(rb"\\([0-7]{3})")
 
 
 def open_list(snapshot: Snapshot) -> int:
@@ -53,3 +57,26 @@ def made(snapshot: Snapshot) -> frozenset[str]:
 
 def _list(snapshot: Snapshot) -> str:
     return os.path.join(snapshot.folder, "points")
+
+
+def mount_id(descriptor: int) -> int:
+    """Return the number of the mount that *descriptor* was opened on (proc_pid_fdinfo(5), mnt_id)."""
+    with open(f"/proc/self/fdinfo/{descriptor}", encoding="ascii") as lines:
+        return next(int(line.split()[1]) for line in lines if line.startswith("mnt_id:"))
+
+
+def tree(top: int) -> list[tuple[int, str]]:
+    """Return number and path of the mount *top* and of all below it (proc_pid_mountinfo(5))."""
+    with open("/proc/self/mountinfo", "rb") as table:
+        rows = [line.split()[:5] for line in table]
+    found, numbers = [], {top}
+    while rows:
+        more = [row for row in rows if int(row[0]) == top or int(row[1]) in numbers]
+        if not more:
+            break
+        rows = [row for row in rows if row not in more]
+        for number, _, _, _, path in more:
+            plain = _ESCAPED.sub(lambda octal: bytes([int(octal[1], 8)]), path)
+            found.append((int(number), os.fsdecode(plain)))
+            numbers.add(int(number))
+    return found

@@ -187,27 +187,68 @@ def test_bind_restricts_what_is_mounted_below(apart: Apart, tmp_path: Path, *, r
     }
 
 
-def test_bind_keeps_restrictions_when_the_kernel_is_older(
-    apart: Apart, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Before Linux 5.12 a remount repeats the flags of the mount it restricts (mount_setattr(2))."""
+@pytest.fixture
+def older_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take mount_setattr(2) away, which came with Linux 5.12."""
 
     def absent(_tree: int, _flags: int) -> None:
         raise OSError(errno.ENOSYS, "Function not implemented")
 
-    def act() -> tuple[int, int]:
-        _mounted_source(tmp_path)
-        trees = [
-            init._Tree(syscalls.open_tree(str(tmp_path / "locked")), str(tmp_path / "inner"), False),
-            init._Tree(syscalls.open_tree(str(tmp_path)), str(tmp_path / "place"), True),
-        ]
-        for tree in trees:
-            init._attach(tree, os.open(os.devnull, os.O_WRONLY))
-        return os.statvfs(tmp_path / "inner").f_flag & 0xF, os.statvfs(tmp_path / "place").f_flag & 0xF
-
     monkeypatch.setattr(syscalls, "restrict_tree", absent)
+
+
+def _attach(source: Path, target: Path, *, read_only: bool) -> None:
+    tree = init._Tree(syscalls.open_tree(str(source), recursive=True), str(target), read_only)
+    init._attach(tree, os.open(os.devnull, os.O_WRONLY))
+
+
+def _flags(path: Path) -> int:
+    return os.statvfs(path).f_flag & (os.ST_RDONLY | os.ST_NOSUID | os.ST_NODEV | os.ST_NOEXEC)
+
+
+@pytest.mark.usefixtures("older_kernel")
+@pytest.mark.parametrize("read_only", [False, True])
+def test_bind_restricts_what_is_mounted_below_when_the_kernel_is_older(
+    apart: Apart, tmp_path: Path, *, read_only: bool
+) -> None:
+    """Each mount of a bind is remounted with its own restrictions kept, whatever signs are in its path."""
+    source, place = tmp_path / "source", tmp_path / "place with\\signs\n"
+    source.mkdir()
+    place.mkdir()
+
+    def act() -> dict[str, int]:
+        _mounted_source(source)
+        for name in ("inner/deeper still", "inner/deeper still/deepest"):
+            (source / name).mkdir()
+            syscalls.mount(name, str(source / name), "tmpfs")
+        _attach(source, place, read_only=read_only)
+        paths = (".", "inner", "locked", "inner/deeper still", "inner/deeper still/deepest")
+        return {path: _flags(place / path) for path in paths}
+
+    asked = os.ST_NODEV | (os.ST_RDONLY if read_only else 0)
     locked = os.ST_RDONLY | os.ST_NOSUID | os.ST_NODEV | os.ST_NOEXEC
-    assert apart(act) == (locked, os.ST_RDONLY | os.ST_NODEV)
+    found = apart(act)
+    assert found.pop("locked") == locked
+    assert set(found.values()) == {asked}
+
+
+@pytest.mark.usefixtures("older_kernel")
+def test_bind_is_taken_with_covered_mounts_when_the_kernel_is_older(apart: Apart, tmp_path: Path) -> None:
+    """A mount that another one covers cannot be reached, which is no error; the one on top is restricted."""
+    source, place = tmp_path / "source", tmp_path / "place"
+    source.mkdir()
+    place.mkdir()
+
+    def act() -> tuple[int, int]:
+        _mounted_source(source)
+        (source / "inner" / "gone").mkdir()
+        syscalls.mount("gone", str(source / "inner" / "gone"), "tmpfs")
+        syscalls.mount("cover", str(source / "inner"), "tmpfs")
+        before = _flags(source / "inner")
+        _attach(source, place, read_only=True)
+        return before, _flags(place / "inner")
+
+    assert apart(act) == (0, os.ST_RDONLY | os.ST_NODEV)
 
 
 def test_umask_of_pytest_is_not_the_containers(apart: Apart, tmp_path: Path) -> None:
