@@ -79,6 +79,7 @@ class Options(TypedDict, total=False):
     labels: Mapping[str, str] | None
     stop_signal: int | str | None
     stop_timeout: float | None
+    storage: Literal["memory", "disk"] | None
     pull: PullPolicy | None
     platform: str | None
 
@@ -167,6 +168,7 @@ def _spec(options: Options, binds: tuple[Bind, ...]) -> ContainerSpec:
         no_new_privs=options.get("no_new_privs", False),
         labels=dict(_table("labels", options.get("labels"))),
         stop_signal=None if signal is None else str(signal_number(signal)),
+        storage=_storage(options.get("storage")),
     )
     return spec if grace is None else replace(spec, stop_timeout_s=_seconds(grace))
 
@@ -192,6 +194,15 @@ def _policy(pull: PullPolicy | None) -> PullPolicy | None:
     if pull is not None and pull not in policies:
         raise SpecInvalid(f"{pull!r} does not say when to pull", mend=f"choose one of {', '.join(policies)}")
     return pull
+
+
+def _storage(storage: Literal["memory", "disk"] | None) -> Literal["memory", "disk"]:
+    if storage not in (None, "memory", "disk"):
+        raise SpecInvalid(
+            f"storage={storage!r} does not say where a container writes",
+            mend='choose "memory", the default, or "disk"',
+        )
+    return storage or "memory"
 
 
 def _name(name: str) -> str:

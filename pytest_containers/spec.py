@@ -173,11 +173,15 @@ class Bind:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """Ceilings for one container; None is no ceiling. *cpus* counts processors: 0.5 is half of one."""
+    """Ceilings for one container; None is no ceiling. *cpus* counts processors: 0.5 is half of one.
+
+    *storage_bytes* is for what it writes beside volumes, where that lies in memory.
+    """
 
     memory_bytes: int | None = None
     cpus: float | None = None
     pids: int | None = None
+    storage_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -185,7 +189,7 @@ class ContainerSpec:
     """What a test asked for, before the image's own config is laid under it.
 
     None means "as the image says". *ports* are exposed besides the image's. *tmpfs* maps a path
-    to its size in bytes (0: the kernel's default). *files* maps an absolute path to its content,
+    to its size in bytes (0: half of the memory that is free). *files* maps an absolute path to its content,
     written before the first process runs. *lifetime* ``"run"`` gives one container of this name
     to every process of the run, ``"owner"`` ends it with the connection that made it. A
     *build_step* has the world of a RUN where that is not `docker run`'s: no variable HOSTNAME, no

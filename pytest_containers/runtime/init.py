@@ -18,8 +18,9 @@ from typing import Final, NamedTuple, NoReturn
 from pytest_containers.errors import ContainersError, StartError
 from pytest_containers.runtime import mountpoints, process, roots, syscalls, transfer
 from pytest_containers.runtime.bundle import Bundle
+from pytest_containers.runtime.cgroups import Placement
 from pytest_containers.runtime.network import veth
-from pytest_containers.runtime.snapshot import DEVICES, Ground, Snapshot
+from pytest_containers.runtime.snapshot import DEVICES, Ground, Snapshot, tmpfs_size
 from pytest_containers.spec import Bind
 
 __all__ = ["enter"]
@@ -27,6 +28,7 @@ __all__ = ["enter"]
 _SECURE: Final = syscalls.MS_NOSUID | syscalls.MS_NODEV | syscalls.MS_NOEXEC
 _KEPT: Final = os.ST_RDONLY | os.ST_NOSUID | os.ST_NODEV | os.ST_NOEXEC  # each has the number of its MS_
 _MESSAGE_BYTES: Final = 1 << 16
+_DEV_BYTES: Final = 64 << 20
 _FILES: Final = 4
 
 # https://github.com/moby/moby/blob/v28.0.0/daemon/pkg/oci/defaults.go, "ReadonlyPaths"
@@ -55,7 +57,9 @@ class _Tree(NamedTuple):
     read_only: bool
 
 
-def enter(bundle: Bundle, snapshot: Snapshot, ground: Ground, *, last_capability: int) -> NoReturn:
+def enter(
+    bundle: Bundle, snapshot: Snapshot, ground: Ground, placement: Placement, *, last_capability: int
+) -> NoReturn:
     """Make the world of *bundle* and become its first process; never returns.
 
     Descriptors 0 to 3 (and 4: a tar of files to write) are in their places already. The parent
@@ -72,6 +76,7 @@ def enter(bundle: Bundle, snapshot: Snapshot, ground: Ground, *, last_capability
         action()
 
     try:
+        at("out-of-memory score and control groups", placement.take)
         at("keyring", syscalls.join_session_keyring)
         at("binds: detach from the host's files", lambda: trees.extend(_detach(bundle)))
         at("mount points", lambda: points.append(mountpoints.open_list(snapshot)))
@@ -154,7 +159,8 @@ def _dev(root: str, ground: Ground) -> None:
     nothing: there is no devices cgroup to say so (fs/namei.c, may_open_dev).
     """
     dev = f"{root}/dev"
-    syscalls.mount("tmpfs", dev, "tmpfs", syscalls.MS_NOSUID | syscalls.MS_NODEV, "mode=0755,size=64m")
+    size = tmpfs_size(_DEV_BYTES)
+    syscalls.mount("tmpfs", dev, "tmpfs", syscalls.MS_NOSUID | syscalls.MS_NODEV, f"mode=0755,{size}")
     for name in DEVICES:
         os.close(os.open(f"{dev}/{name}", os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o666))
         syscalls.mount(f"{ground.devices}/{name}", f"{dev}/{name}", None, syscalls.MS_BIND)
@@ -164,7 +170,7 @@ def _dev(root: str, ground: Ground) -> None:
         os.mkdir(f"{dev}/{name}", 0o755)
     options = "newinstance,ptmxmode=0666,mode=0620,gid=5"
     syscalls.mount("devpts", f"{dev}/pts", "devpts", syscalls.MS_NOSUID | syscalls.MS_NOEXEC, options)
-    syscalls.mount("shm", f"{dev}/shm", "tmpfs", _SECURE, "mode=1777,size=64m")
+    syscalls.mount("shm", f"{dev}/shm", "tmpfs", _SECURE, f"mode=1777,{size}")
     with suppress(OSError):  # POSIX message queues are a kernel option (mq_overview(7))
         syscalls.mount("mqueue", f"{dev}/mqueue", "mqueue", _SECURE)
 
@@ -217,7 +223,7 @@ def _lay(bundle: Bundle, trees: list[_Tree], points: int) -> None:
 
 def _tmpfs(target: str, size_bytes: int, points: int, *, executable: bool) -> None:
     mountpoints.make(target, points, folder=True)
-    size = f",size={size_bytes}" if size_bytes else ""
+    size = f",{tmpfs_size(size_bytes)}" if size_bytes else ""
     # Docker's defaults for --tmpfs: https://docs.docker.com/engine/storage/tmpfs/
     flags = _SECURE & ~syscalls.MS_NOEXEC if executable else _SECURE
     syscalls.mount("tmpfs", target, "tmpfs", flags, f"mode=1777{size}")

@@ -115,6 +115,7 @@ def _reap_late(ours: socket.socket) -> None:
 def _enter(sandbox: Sandbox, wanted: Process, streams: tuple[int, int, int], sync: int) -> NoReturn:
     try:
         syscalls.hide_from_tracers()
+        sandbox.placement.take()
         join(sandbox)
         process.take_descriptors(*streams, sync)
         second = syscalls.clone(syscalls.CLONE_PARENT)

@@ -144,12 +144,19 @@ class Requests:
         container_id = os.urandom(_ID_BYTES).hex()
         wanted = bundle(spec, request.config, container_id, held=self._run.held_capabilities)
         wanted = replace(wanted, roots=self._roots(spec), interfaces=request.interfaces)
+        ceiling = self._run.memory.ceiling_bytes()
+        wanted = replace(wanted, tmpfs={path: size or ceiling for path, size in spec.tmpfs.items()})
         with contextlib.ExitStack() as undo:
             endpoint = self._run.switch.endpoint(self._network(owner, spec.network))
             undo.callback(self._run.switch.release, endpoint)
             disk = os.path.join(self._run.folder, "disk", container_id[:12]) if spec.storage == "disk" else ""
             files = snapshot.prepare(
-                self._run.ground, container_id[:12], request.layers, disk=disk, bare=request.bare
+                self._run.ground,
+                container_id[:12],
+                request.layers,
+                limit_bytes=spec.limits.storage_bytes or ceiling,
+                disk=disk,
+                bare=request.bare,
             )
             undo.callback(snapshot.discard, files)
             sandbox = Sandbox(self._run, container_id, spec, wanted, files, endpoint)

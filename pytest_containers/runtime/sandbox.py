@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from pytest_containers.errors import ContainersError, EngineError
-from pytest_containers.runtime import init, logs, process, snapshot, syscalls
+from pytest_containers.runtime import cgroups, init, logs, process, snapshot, syscalls
 from pytest_containers.runtime.bundle import Bundle
 from pytest_containers.runtime.loop import Loop, Recipe, Wait
 from pytest_containers.runtime.messages import parse
@@ -38,7 +38,10 @@ _MESSAGE_BYTES: Final = 1 << 16
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """What every sandbox of the run shares; two descriptors: our network namespace and the host's."""
+    """What every sandbox of the run shares; two descriptors: our network namespace and the host's.
+
+    *placement* is where the processes of a container go that has no limits.
+    """
 
     folder: str
     loop: Loop
@@ -48,6 +51,8 @@ class Run:
     held_capabilities: int
     network: int
     hosts_network: int
+    memory: cgroups.Memory
+    placement: cgroups.Placement
 
 
 class Sandbox:
@@ -68,6 +73,7 @@ class Sandbox:
         self.bundle = bundle
         self.snapshot = files
         self.endpoint = endpoint
+        self.placement = run.placement
         self.log = logs.create_log(run.folder)
         self.seed = -1
         self.lease = -1
@@ -216,7 +222,13 @@ def start(sandbox: Sandbox) -> Recipe[None]:
         child = _clone(sandbox)
         if child.pid == 0:
             process.take_descriptors(null, out_theirs, err_theirs, sync.fileno(), sandbox.seed)
-            init.enter(sandbox.bundle, sandbox.snapshot, run.ground, last_capability=run.last_capability)
+            init.enter(
+                sandbox.bundle,
+                sandbox.snapshot,
+                run.ground,
+                sandbox.placement,
+                last_capability=run.last_capability,
+            )
         undo.callback(discard_child, child)
         theirs.close()
         if sandbox.bundle.interfaces == "switch":

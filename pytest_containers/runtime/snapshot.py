@@ -21,7 +21,16 @@ from typing import Final
 from pytest_containers.errors import HostError
 from pytest_containers.runtime import roots, syscalls
 
-__all__ = ["DEVICES", "Ground", "Snapshot", "discard", "lay_ground", "mount_overlay", "prepare"]
+__all__ = [
+    "DEVICES",
+    "Ground",
+    "Snapshot",
+    "discard",
+    "lay_ground",
+    "mount_overlay",
+    "prepare",
+    "tmpfs_size",
+]
 
 _INIT_FOLDERS: Final = ("dev", "proc", "sys", "etc")
 _INIT_FILES: Final = ("etc/hosts", "etc/hostname", "etc/resolv.conf")
@@ -147,7 +156,7 @@ def prepare(
     os.mkdir(folder)
     with contextlib.ExitStack() as undo:
         undo.callback(os.rmdir, folder)
-        size = f",size={limit_bytes}" if limit_bytes else ""
+        size = f",{tmpfs_size(limit_bytes)}" if limit_bytes else ""
         syscalls.mount("tmpfs", folder, "tmpfs", syscalls.MS_NODEV, f"mode=0755{size}")
         undo.callback(syscalls.umount, folder, syscalls.MNT_DETACH)
         data = disk or folder
@@ -177,6 +186,15 @@ def prepare(
         snapshot = replace(snapshot, identity=roots.identify(snapshot.root))
         undo.pop_all()
     return snapshot
+
+
+def tmpfs_size(limit_bytes: int) -> str:
+    """Return the options that let a tmpfs take *limit_bytes*, and as many files as that has pages.
+
+    Without nr_inodes= the kernel allows as many as half of the machine has pages, and a file without
+    content takes memory as well, which no size= counts (tmpfs(5)).
+    """
+    return f"size={limit_bytes},nr_inodes={max(1, limit_bytes // _PAGE_BYTES)}"
 
 
 def _like_root_of(snapshot: Snapshot) -> None:

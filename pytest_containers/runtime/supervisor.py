@@ -16,7 +16,16 @@ import socket
 from typing import NoReturn
 
 from pytest_containers.errors import ContainersError, HostError, to_wire
-from pytest_containers.runtime import capabilities, gateway, roots, service, snapshot, syscalls, userns
+from pytest_containers.runtime import (
+    capabilities,
+    cgroups,
+    gateway,
+    roots,
+    service,
+    snapshot,
+    syscalls,
+    userns,
+)
 from pytest_containers.runtime.loop import Loop
 from pytest_containers.runtime.network.names import Line
 from pytest_containers.runtime.network.switch import Switch
@@ -95,6 +104,8 @@ def _begin(folder: str) -> tuple[Run, syscalls.Child]:
         held_capabilities=capabilities.held(),
         network=_own_network(),
         hosts_network=hosts_network,
+        memory=cgroups.Memory(cgroups.hierarchies()),
+        placement=cgroups.Placement(oom_score_adj=cgroups.raised_oom_score()),
     ), helper
 
 

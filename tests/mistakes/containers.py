@@ -257,6 +257,13 @@ ARGUMENTS: Final = (
         "missing, always, never",
     ),
     case('a pattern that is none: `log("(")`', starts('"host", ready=log("(")'), "SpecInvalid", "'('"),
+    case(
+        'a storage that is none: `storage="tape"`',
+        starts('"host", storage="tape"'),
+        "SpecInvalid",
+        "'tape'",
+        "disk",
+    ),
     case("a probe that is none: `ready=80`", starts('"host", ready=80'), "SpecInvalid", "80 is not a probe"),
     case(
         "`env_file=` is not there", starts('"host", env_file="./no-such.env"'), "SpecInvalid", "no-such.env"

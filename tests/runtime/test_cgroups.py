@@ -1,0 +1,108 @@
+"""Control groups: where a process is in them, and what memory is left there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pytest_containers.runtime.cgroups import Memory, Placement, hierarchies, raised_oom_score
+from tests.plugins.groups import bounded_group, memory_hierarchy
+from tests.runtime.conftest import Apart
+
+_MOUNTS = """\
+31 23 0:28 / /sys/fs/cgroup rw - tmpfs tmpfs rw,mode=755
+32 31 0:29 {root} {top}/memory rw - cgroup cgroup rw,memory
+33 31 0:30 / {top}/cpu,cpuacct rw - cgroup cgroup rw,cpu,cpuacct
+34 31 0:31 / {top}/two\\040parts rw - cgroup2 cgroup2 rw
+35 31 0:32 / {top}/systemd rw - cgroup cgroup rw,name=systemd
+"""
+
+
+def _process(folder: Path, memory: str, *, root: str = "/") -> str:
+    """Write the files of a process in *folder*, whose hierarchies lie beside them."""
+    top = folder / "mounted"
+    for group in ("memory/a/b", "cpu,cpuacct/a", "two parts/session"):
+        (top / group).mkdir(parents=True, exist_ok=True)
+    (top / "two parts/session/cgroup.controllers").write_text("pids hugetlb\n")
+    (folder / "mountinfo").write_text(_MOUNTS.format(root=root, top=top))
+    lines = (f"4:memory:{memory}", "3:cpu,cpuacct:/a", "2:freezer:/", "1:name=systemd:/gone", "0::/session")
+    (folder / "cgroup").write_text("\n".join(lines) + "\n")
+    return str(folder)
+
+
+def test_hierarchies_are_found_by_mount_and_membership(tmp_path: Path) -> None:
+    """Each mounted hierarchy is found with its version, its controllers and our own group's folder."""
+    found = {Path(one.top).name: one for one in hierarchies(_process(tmp_path, "/a/b"))}
+    assert {name: one.version for name, one in found.items()} == {
+        "memory": 1,
+        "cpu,cpuacct": 1,
+        "two parts": 2,
+    }
+    assert found["memory"].controllers == {"memory"}
+    assert found["memory"].own == str(tmp_path / "mounted/memory/a/b")
+    assert found["cpu,cpuacct"].controllers == {"cpu", "cpuacct"}
+    assert found["two parts"].controllers == {"pids", "hugetlb"}
+    names = [Path(level).name for level in found["memory"].levels()]
+    assert names == ["b", "a", "memory"]
+
+
+@pytest.mark.parametrize(
+    ("root", "path", "own"),
+    [
+        ("/", "/a", "memory/a"),
+        ("/a", "/a/b", "memory/b"),
+        ("/docker/1", "/docker/1", "memory"),
+        ("/other", "/a", None),
+        ("/", "/../a", None),
+    ],
+)
+def test_hierarchy_is_left_out_where_our_group_is_not_below(
+    tmp_path: Path, root: str, path: str, own: str | None
+) -> None:
+    """A mount of another part of the hierarchy, or of another namespace, shows no group of ours."""
+    (tmp_path / "mounted/memory/b").mkdir(parents=True)
+    found = [one for one in hierarchies(_process(tmp_path, path, root=root)) if "memory" in one.controllers]
+    assert [one.own for one in found] == ([] if own is None else [str(tmp_path / "mounted" / own)])
+
+
+def test_process_without_control_groups_has_no_hierarchies(tmp_path: Path) -> None:
+    """Without the files of /proc nothing is found, and nothing is raised."""
+    assert hierarchies(str(tmp_path)) == ()
+
+
+@pytest.mark.kernel
+def test_free_memory_is_that_of_our_group(apart: Apart) -> None:
+    """In a memory group with a limit no more than that limit is free, and half of it is a ceiling."""
+    with bounded_group(200 << 20) as group:
+
+        def look() -> tuple[int, int]:
+            (group / "cgroup.procs").write_text("0")
+            inside = Memory(hierarchies())
+            return inside.free_bytes(), inside.ceiling_bytes()
+
+        free, ceiling = apart(look)
+    assert 100 << 20 < free <= 200 << 20
+    assert ceiling <= 100 << 20
+
+
+@pytest.mark.kernel
+def test_free_memory_without_a_limit_is_the_machine_s() -> None:
+    """Without a limit above us the free memory is what the machine has available."""
+    assert memory_hierarchy().own
+    line = next(one for one in Path("/proc/meminfo").read_text().splitlines() if "MemTotal" in one)
+    assert 0 < Memory(()).free_bytes() < int(line.split()[1]) << 10
+    assert Memory(()).ceiling_bytes() < int(line.split()[1]) << 9
+
+
+@pytest.mark.kernel
+def test_placement_raises_the_score(apart: Apart) -> None:
+    """A process that takes its place is 500 further up among the kernel's victims."""
+    own = int(Path("/proc/self/oom_score_adj").read_text())
+
+    def take() -> int:
+        Placement(oom_score_adj=raised_oom_score()).take()
+        return int(Path("/proc/self/oom_score_adj").read_text())
+
+    assert apart(take) == min(1000, own + 500)
+    assert int(Path("/proc/self/oom_score_adj").read_text()) == own
