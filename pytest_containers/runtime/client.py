@@ -10,7 +10,6 @@ import contextlib
 import os
 import socket
 import subprocess
-import sys
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import Final, NamedTuple, TypeVar, cast
 
 from pytest_containers.errors import ContainersError, EngineError
-from pytest_containers.runtime import folders, messages
+from pytest_containers.runtime import folders, interpreter, messages
 
 __all__ = ["Connection", "connect", "spawn"]
 
@@ -26,7 +25,7 @@ Answer = TypeVar("Answer")
 _BACKLOG: Final = 128
 # The whole interpreter that a janitor starts: isolated, no site, and its path as we say (-I -S).
 _START: Final = (
-    "import sys; sys.path += sys.argv[6:];"
+    "import os, sys; os.close(int(sys.argv[6])); sys.path += sys.argv[7:];"
     "from pytest_containers.runtime.janitor import main;"
     "a = sys.argv; main(a[1], int(a[2]), int(a[3]), int(a[4]), a[5])"
 )
@@ -57,21 +56,28 @@ def _start_janitor(
     folder: Path, owner: int, listener: socket.socket, lock: int, *, lingers: bool
 ) -> subprocess.Popen[bytes]:
     descriptors = (owner, listener.fileno(), lock)
+    view = interpreter.open_view()
     arguments = [
         str(folder),
         *map(str, descriptors),
         "lingers" if lingers else "ends",
+        str(view),
         str(Path(__file__).resolve().parents[2]),
     ]
-    return subprocess.Popen(
-        [sys.executable, "-I", "-S", "-X", "utf8", "-c", _START, *arguments],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        pass_fds=descriptors,
-        env={"PATH": os.defpath},
-        cwd="/",
-        start_new_session=True,  # a Ctrl-C on the terminal is pytest's to handle
-    )
+    begun = interpreter.invocation(view, "-I", "-S", "-X", "utf8", "-c", _START, *arguments)
+    try:
+        return subprocess.Popen(
+            begun.arguments,
+            executable=begun.executable,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            pass_fds=(*descriptors, view),
+            env={"PATH": os.defpath},
+            cwd="/",
+            start_new_session=True,  # a Ctrl-C on the terminal is pytest's to handle
+        )
+    finally:
+        os.close(view)
 
 
 def connect(folder: Path) -> Connection:

@@ -14,21 +14,20 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
-from pytest_containers.errors import ContainersError, EngineError
-from pytest_containers.runtime import userns
+from pytest_containers.errors import ContainersError, EngineError, HostError
+from pytest_containers.runtime import interpreter, userns
 
 __all__ = ["Check", "checks", "main"]
 
 _PATIENCE_S: Final = 20.0
 _START: Final = (
-    "import sys; sys.path.append(sys.argv[2]);"
+    "import os, sys; os.close(int(sys.argv[2])); sys.path.append(sys.argv[3]);"
     "from pytest_containers.runtime.preflight import main; main(sys.argv[1])"
 )
 _AS_ROOT: Final = 'run pytest as root: sudo -E env "PATH=$PATH" pytest'
@@ -58,11 +57,15 @@ def checks(store: Path | None = None) -> tuple[Check, ...]:
 
 
 def _tried(folder: str) -> tuple[Check, ...]:
-    argv = [sys.executable, "-I", "-S", "-X", "utf8", "-c", _START, folder]
-    argv.append(str(Path(__file__).resolve().parents[2]))
+    view = -1
     try:
+        view = interpreter.open_view()
+        arguments = (folder, str(view), str(Path(__file__).resolve().parents[2]))
+        begun = interpreter.invocation(view, "-I", "-S", "-X", "utf8", "-c", _START, *arguments)
         ended = subprocess.run(
-            argv,
+            begun.arguments,
+            executable=begun.executable,
+            pass_fds=(view,),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -73,10 +76,13 @@ def _tried(folder: str) -> tuple[Check, ...]:
         )
     except subprocess.TimeoutExpired as error:
         said, seen = str(error.stdout or b"", "utf-8"), f"no answer within {_PATIENCE_S:g} s"
-    except OSError as error:
+    except (OSError, HostError) as error:
         said, seen = "", str(error)
     else:
         said, seen = ended.stdout, ended.stderr.strip()[-2000:]
+    finally:
+        if view >= 0:
+            os.close(view)
     found = tuple(Check(**json.loads(line)) for line in said.splitlines())
     if len(found) == len(_STEPS):
         return found

@@ -26,7 +26,7 @@ from pytest_containers.spec import ContainerSpec, ExecSpec
 
 _LATE: Final = """
 import os, sys
-sys.path += sys.argv[6:]
+sys.path += sys.argv[7:]
 from pytest_containers.runtime import syscalls
 alive, death = os.pipe()
 ask = syscalls.parent_death_signal
