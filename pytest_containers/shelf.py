@@ -41,13 +41,17 @@ class Shelf:
         chosen = self._policy if self._offline or policy is None else policy
         return self._images.pull(reference, policy=chosen, platform=platform, watch=watch)
 
-    def push(self, reference: str, *, watch: Watch | None = None) -> str:
-        """Send an image to the registry that its name says; return the manifest's digest."""
+    def push(self, reference: str, *, platform: str | None = None, watch: Watch | None = None) -> str:
+        """Send an image to the registry that its name says; return the digest to pull it by.
+
+        A name that has images of several platforms is sent as an index of all, or, with *platform*,
+        as that one image.
+        """
         if self._offline:
             raise RegistryError(
                 f"{reference} is not pushed", seen="the run is offline", mend="leave --containers-offline out"
             )
-        return self._images.push(reference, watch=watch)
+        return self._images.push(reference, platform=platform, watch=watch)
 
     def tag(self, source: str, target: str) -> None:
         """Give an image a second name."""
@@ -57,9 +61,9 @@ class Shelf:
         """Return every named image of the store, sorted by reference."""
         return self._images.list()
 
-    def inspect(self, reference: str) -> ImageDetails:
+    def inspect(self, reference: str, *, platform: str | None = None) -> ImageDetails:
         """Return config, layers and history of an image. Raises ImageNotFound."""
-        return self._images.inspect(reference)
+        return self._images.inspect(reference, platform=platform)
 
     def remove(self, reference: str) -> None:
         """Forget a name. Raises ImageNotFound."""

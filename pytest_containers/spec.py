@@ -113,6 +113,15 @@ class ImageConfig:
     healthcheck: Healthcheck | None = None
     architecture: str = ""
     os: str = "linux"
+    variant: str = ""
+    os_version: str = ""
+    author: str = ""
+
+    @property
+    def platform(self) -> str:
+        """What the image is for, ``linux/arm64/v8``; empty where its config does not say."""
+        parts = (self.os, self.architecture, self.variant) if self.architecture else ()
+        return "/".join(part for part in parts if part)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -100,6 +100,7 @@ def _add_transfers(commands: _Commands) -> None:
         "push registry.example/team/app:1",
     )
     push.add_argument("image", metavar=IMAGE)
+    push.add_argument("--platform", metavar=_PLATFORM, help="this one alone, where there are several")
     _quiet_and_json(push)
 
 
@@ -114,6 +115,7 @@ def _add_store(commands: _Commands) -> None:
         "inspect --json redis:7 | jq '.[0].layers'",
     )
     inspect.add_argument("images", nargs="+", metavar=IMAGE)
+    inspect.add_argument("--platform", metavar=_PLATFORM)
     _json(inspect)
     services = commands.add(
         "services",

@@ -29,27 +29,31 @@ _ID_LENGTH = 12
 def images(arguments: argparse.Namespace) -> int:
     """List the images of the store."""
     with opened(arguments) as session:
-        found = [session.images.inspect(record.reference) for record in session.images.list()]
+        found = [
+            session.images.inspect(record.reference, platform=record.config.platform or None)
+            for record in session.images.list()
+        ]
     if arguments.json:
         write_json([{**record_fields(each.record), "created": each.created} for each in found])
         return 0
     rows = [
         (
             familiar(each.record.reference),
+            each.record.config.platform,
             _short(each.record.id),
             age(each.created),
             size(each.record.size_bytes),
         )
         for each in found
     ]
-    table([("IMAGE", "ID", "CREATED", "SIZE"), *rows])
+    table([("IMAGE", "PLATFORM", "ID", "CREATED", "SIZE"), *rows])
     return 0
 
 
 def inspect(arguments: argparse.Namespace) -> int:
     """Show all that is known of images."""
     with opened(arguments) as session:
-        found = [session.images.inspect(name) for name in arguments.images]
+        found = [session.images.inspect(name, platform=arguments.platform) for name in arguments.images]
     if arguments.json:
         write_json([details_fields(each) for each in found])
         return 0
@@ -127,7 +131,7 @@ def _told(details: ImageDetails) -> Iterator[str]:
     yield familiar(record.reference)
     yield f"  digest    {record.digest}"
     yield f"  id        {record.id}"
-    yield f"  platform  {record.config.os}/{record.config.architecture}"
+    yield f"  platform  {record.config.platform}"
     yield f"  created   {details.created} {age(details.created)}".rstrip()
     yield f"  size      {size(record.size_bytes)}"
     yield "  config"

@@ -118,7 +118,7 @@ def record_fields(record: ImageRecord) -> dict[str, object]:
         "digest": record.digest,
         "id": record.id,
         "size_bytes": record.size_bytes,
-        "platform": f"{record.config.os}/{record.config.architecture}",
+        "platform": record.config.platform,
         "portable": record.portable,
     }
 

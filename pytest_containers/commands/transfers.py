@@ -37,7 +37,7 @@ def pull(arguments: argparse.Namespace) -> int:
 def push(arguments: argparse.Namespace) -> int:
     """Send one image."""
     with opened(arguments) as session, shown(quiet=arguments.quiet) as watches:
-        digest = session.images.push(arguments.image, watch=watches.transfer)
+        digest = session.images.push(arguments.image, platform=arguments.platform, watch=watches.transfer)
     if arguments.json:
         write_json({"reference": arguments.image, "digest": digest})
     else:

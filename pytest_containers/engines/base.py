@@ -187,9 +187,11 @@ class Images(ABC):
         """
 
     @abstractmethod
-    def push(self, reference: str, *, watch: Watch | None = None) -> str:
-        """Send an image to the registry its name says; return the manifest's digest.
+    def push(self, reference: str, *, platform: str | None = None, watch: Watch | None = None) -> str:
+        """Send an image to the registry its name says; return the digest of its manifest.
 
+        Without *platform* all that the name has are sent: several become an index, whose digest is
+        returned.
         Raises ImageNotFound, NotPortable, RegistryError.
         """
 
@@ -202,7 +204,7 @@ class Images(ABC):
         """Return every named image of the store, sorted by reference."""
 
     @abstractmethod
-    def inspect(self, reference: str) -> ImageDetails:
+    def inspect(self, reference: str, *, platform: str | None = None) -> ImageDetails:
         """Return what the store knows of an image. Raises ImageNotFound, NotPortable for ``host``."""
 
     @abstractmethod

@@ -82,7 +82,7 @@ class NativeImages(Images):
         from pytest_containers.images.platform import Platform
 
         found = self._store.find(name)
-        if found and (wanted is None or found.config.architecture == wanted.architecture):
+        if found and (wanted is None or Platform.host().runs(wanted)):
             return found
         raise ImageNotFound(
             f"host has no image for {wanted}",
@@ -95,15 +95,13 @@ class NativeImages(Images):
     ) -> ImageRecord | None:
         """Return what the store has of a name where that is good enough: nobody is asked."""
         if pinned is None:
-            found = None if policy == "always" else self._store.find(name)
-            fits = found and (wanted is None or found.config.architecture == wanted.architecture)
-            return found if fits else None
+            return None if policy == "always" else self._store.find(name, wanted)
         from pytest_containers.images.platform import Platform
 
         locked = pinned.manifest(wanted or Platform.host())
         if locked is None:
             return None
-        found = self._store.find(name)
+        found = self._store.find(name, wanted)
         if found and found.digest == locked.digest:
             return found
         # The store may have it under another name, or under none: a lock file's digest is enough.
@@ -129,34 +127,41 @@ class NativeImages(Images):
                 mend="make it again: commit or build under the same name",
             )
 
-    def push(self, reference: str, *, watch: Watch | None = None) -> str:
-        """Send an image to the registry its name says; return the manifest's digest."""
+    def push(self, reference: str, *, platform: str | None = None, watch: Watch | None = None) -> str:
+        """Send an image to the registry its name says; return the digest of its manifest or index."""
+        from pytest_containers.images.platform import Platform
         from pytest_containers.images.push import push
         from pytest_containers.images.reference import Reference
 
-        return push(self._store, Reference.parse(reference), settings=self._settings(), watch=watch)
+        wanted = Platform.parse(platform) if platform else None
+        name = Reference.parse(reference)
+        return push(self._store, name, platform=wanted, settings=self._settings(), watch=watch)
 
     def tag(self, source: str, target: str) -> None:
         """Give an image a second name."""
         from pytest_containers.images.reference import Reference
 
-        data, _ = self._store.manifest(Reference.parse(source))
-        self._store.tag(Reference.parse(target), data)
+        name = Reference.parse(source)
+        self._store.manifest(name)  # raises for what has none
+        for entry in self._store.named(name):
+            self._store.tag(Reference.parse(target), self._store.blobs.read(entry.digest, entry.size))
 
     def list(self) -> tuple[ImageRecord, ...]:
         """Return every named image of the store, sorted by reference."""
         return self._store.list()
 
-    def inspect(self, reference: str) -> ImageDetails:
+    def inspect(self, reference: str, *, platform: str | None = None) -> ImageDetails:
         """Return what the store knows of an image."""
         from pytest_containers.images.config import read_created, read_history
+        from pytest_containers.images.platform import Platform
         from pytest_containers.images.reference import Reference
 
         name = Reference.parse(reference)
-        _, manifest = self._store.manifest(name)
-        record = self._store.find(name)
+        wanted = Platform.parse(platform) if platform else None
+        data, manifest = self._store.manifest(name, wanted)
+        record = self._store.record(name, data)
         if record is None:
-            raise self._place.absent(name, "an image is inspected as it is there", None)
+            raise self._place.absent(name, "an image is inspected as it is there", platform)
         config = self._store.blobs.read(manifest.config.digest, manifest.config.size)
         return ImageDetails(
             record=record,

@@ -37,7 +37,7 @@ from pytest_containers.images.store import CONFIG_LIMIT_BYTES, Store
 from pytest_containers.progress import Watch
 from pytest_containers.spec import ImageConfig, ImageRecord
 
-__all__ = ["add_layer", "commit", "laid_over", "now", "pack_layer", "write_image"]
+__all__ = ["add_layer", "commit", "in_oci_terms", "laid_over", "now", "pack_layer", "write_image"]
 
 # Two blocks of zeros end a tar archive (pax(1), "ustar Interchange Format").
 _END: Final = bytes(1024)
@@ -81,7 +81,7 @@ def _commit(
         annotations = {BASE_ANNOTATION: HOST, BASE_KEY_ANNOTATION: parent.digest}
     if parent.portable or parent.diff_ids:
         manifest = Manifest.parse(store.blobs.read(Digest.parse(parent.digest), MANIFEST_LIMIT_BYTES))
-        layers = tuple(_in_oci_terms(descriptor) for descriptor in manifest.layers)
+        layers = tuple(in_oci_terms(descriptor) for descriptor in manifest.layers)
         history = read_history(store.blobs.read(manifest.config.digest, CONFIG_LIMIT_BYTES))
         annotations = {name: text for name, text in manifest.annotations.items() if name in _KEPT}
     if annotations:
@@ -203,7 +203,8 @@ def write_image(
 ) -> ImageRecord:
     """Write config and manifest of an image whose layers are in the store, and name it."""
     if not config.architecture:
-        config = replace(config, architecture=Platform.host().architecture)
+        host = Platform.host()
+        config = replace(config, architecture=host.architecture, variant=host.variant)
     created = history[-1].created if history else now()
     data = write_config(config, diff_ids, history, created)
     described = Descriptor(media_type=OCI_CONFIG, digest=store.blobs.add(data), size=len(data))
@@ -229,10 +230,13 @@ def laid_over(below: ImageConfig, above: ImageConfig) -> ImageConfig:
         healthcheck=above.healthcheck or below.healthcheck,
         architecture=above.architecture or below.architecture,
         os=below.os,
+        variant=above.variant if above.architecture else below.variant,
+        os_version=below.os_version,
+        author=above.author or below.author,
     )
 
 
-def _in_oci_terms(descriptor: Descriptor) -> Descriptor:
+def in_oci_terms(descriptor: Descriptor) -> Descriptor:
     """Return a layer as an OCI manifest may list it; the blob is the same in Docker's terms."""
     return replace(descriptor, media_type=_OCI_TYPES.get(descriptor.media_type, descriptor.media_type))
 

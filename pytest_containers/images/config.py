@@ -55,6 +55,9 @@ def read_config(data: bytes) -> tuple[ImageConfig, tuple[str, ...]]:
         healthcheck=_read_healthcheck(run),
         architecture=fields.text("architecture"),
         os=fields.text("os") or "linux",
+        variant=fields.text("variant"),
+        os_version=fields.text("os.version"),
+        author=fields.text("author"),
     )
     return config, _read_diff_ids(fields.fields("rootfs"))
 
@@ -86,8 +89,14 @@ def write_config(
     The same arguments give the same bytes, hence the same image id.
     """
     values: dict[str, object] = {"created": created} if created else {}
+    if config.author:
+        values["author"] = config.author
     values["architecture"] = config.architecture
+    if config.variant:
+        values["variant"] = config.variant
     values["os"] = config.os
+    if config.os_version:
+        values["os.version"] = config.os_version
     values["config"] = _run_values(config)
     values["rootfs"] = {"type": "layers", "diff_ids": [str(diff_id) for diff_id in diff_ids]}
     if history:

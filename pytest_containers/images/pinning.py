@@ -121,7 +121,9 @@ def verify(store: Store, lockfile: LockFile, *, platform: Platform | None = None
     problems: list[Problem] = []
     judged: dict[LockedBlob, str] = {}
     with store.lease() as lease:
-        named = {entry.annotations[REF_NAME]: entry.digest for entry in store.entries()}
+        named: dict[str, list[str]] = {}
+        for entry in store.entries():
+            named.setdefault(entry.annotations[REF_NAME], []).append(entry.digest)
         for image in lockfile.images:
             manifest = image.manifest(platform)
             if manifest is None:
@@ -131,8 +133,8 @@ def verify(store: Store, lockfile: LockFile, *, platform: Platform | None = None
             found = named.get(str(image.reference))
             if found is None:
                 problems.append(Problem(reference=image.reference, what="not in the store"))
-            elif found != manifest.digest:
-                what = f"the store has {found}, locked is {manifest.digest}"
+            elif manifest.digest not in found:
+                what = f"the store has {', '.join(found)}, locked is {manifest.digest}"
                 problems.append(Problem(reference=image.reference, what=what))
             for blob in (LockedBlob(digest=manifest.digest, size=manifest.size), *manifest.blobs):
                 if blob not in judged:

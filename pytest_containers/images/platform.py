@@ -12,8 +12,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pytest_containers.errors import SpecInvalid
+from pytest_containers.spec import ImageConfig
 
-__all__ = ["Platform", "choose"]
+__all__ = ["Platform", "choose", "platform_of"]
 
 # uname(2) machine names to Go's; Linux only, as the runtime is.
 _MACHINES: Mapping[str, tuple[str, str]] = {
@@ -43,7 +44,7 @@ _ALIASES: Mapping[str, str] = {
 # The variant an architecture means when it names none.
 _BASELINE: Mapping[str, int] = {"amd64": 1, "arm64": 8, "arm": 7}
 _PART = re.compile(r"[a-z0-9_.-]+")
-_VARIANT = re.compile(r"v([0-9]{1,2})")
+_VARIANT = re.compile(r"v([0-9]{1,2})(?:\.([0-9]{1,2}))?")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,10 +80,11 @@ class Platform:
             variant = "v6"
         return cls(os=system, architecture=_ALIASES.get(architecture, architecture), variant=variant)
 
-    def distance(self, offer: Platform) -> int | None:
+    def distance(self, offer: Platform) -> float | None:
         """Return how far below this platform *offer* is: 0 is the same, None does not run here.
 
-        A processor runs the code of its own and of earlier variants: arm/v7 runs arm/v6.
+        A processor runs the code of its own and of earlier variants: arm/v7 runs arm/v6. The distance
+        counts variants; v8.2 is 0.02 above v8.
         """
         if (self.os, self.architecture) != (offer.os, offer.architecture):
             return None
@@ -91,11 +93,21 @@ class Platform:
             return 0 if self.variant == offer.variant else None
         return mine - theirs if mine >= theirs else None
 
-    def _level(self) -> int | None:
+    def runs(self, program: Platform) -> bool:
+        """Return whether a machine of this platform runs code for *program*."""
+        return self.distance(program) is not None
+
+    def _level(self) -> float | None:
+        """Return the variant as a number that grows with it: v8 is below v8.2, and v8.2 below v9."""
         if not self.variant:
             return _BASELINE.get(self.architecture, 0)
         match = _VARIANT.fullmatch(self.variant)
-        return int(match[1]) if match else None
+        return int(match[1]) + int(match[2] or 0) / 100 if match else None
+
+
+def platform_of(config: ImageConfig) -> Platform:
+    """Return the platform that an image config says it is for; its architecture may be empty."""
+    return Platform(os=config.os, architecture=config.architecture, variant=config.variant)
 
 
 def choose(wanted: Platform, offers: Sequence[Platform | None]) -> int | None:

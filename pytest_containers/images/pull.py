@@ -67,7 +67,7 @@ def pull(
         if pinned is not None and (record := _locked(store, reference, pinned, platform)):
             return record
         if settings.offline:
-            return _present(store, reference, pinned)
+            return _present(store, reference, platform, pinned)
         return _pull(store, reference, platform, settings, keychain, pinned, watch)
 
 
@@ -235,8 +235,10 @@ def _locked(
     return record
 
 
-def _present(store: Store, reference: Reference, pinned: LockedImage | None) -> ImageRecord:
-    record = store.find(reference) if pinned is None else None
+def _present(
+    store: Store, reference: Reference, platform: Platform, pinned: LockedImage | None
+) -> ImageRecord:
+    record = store.find(reference, platform) if pinned is None else None
     if record is None:
         raise ImageNotFound(
             f"{reference} is not in the store",

@@ -1,8 +1,9 @@
-"""Push: an image of the store to the registry its name says.
+"""Push an image of the store to the registry its name says.
 
 distribution-spec, "Pushing": every blob is asked for by HEAD, mounted from another repository of
-the same registry where one is known to hold it, else uploaded, in one piece or in chunks; then
-the manifest, byte for byte as it is in the store, gives the image its name.
+the same registry where one is known to hold it, else uploaded; then the manifest, byte for byte as
+it is in the store, gives the image its name. Where the store has the name for several platforms,
+their manifests go by digest, and an index of them gets the name.
 """
 
 from __future__ import annotations
@@ -11,11 +12,13 @@ import contextlib
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 
 from pytest_containers.errors import ImageError, NotPortable, RegistryError
 from pytest_containers.images.credentials import Keychain
 from pytest_containers.images.digest import Digest
-from pytest_containers.images.manifest import MANIFEST_LIMIT_BYTES, Descriptor, Manifest
+from pytest_containers.images.manifest import MANIFEST_LIMIT_BYTES, Descriptor, Index, Manifest
+from pytest_containers.images.platform import Platform
 from pytest_containers.images.reference import Reference
 from pytest_containers.images.registry import Registry
 from pytest_containers.images.store import REF_NAME, Store
@@ -30,24 +33,28 @@ def push(
     store: Store,
     reference: Reference,
     *,
+    platform: Platform | None = None,
     settings: Settings | None = None,
     keychain: Keychain | None = None,
     watch: Watch | None = None,
 ) -> Digest:
-    """Send an image to its registry; return the manifest's digest, by which anybody can pull it.
+    """Send an image to its registry; return the digest by which anybody can pull it.
 
-    Blobs that the registry has are not sent again; foreign layers never are. Raises ImageNotFound
-    for an image that is not in the store, NotPortable for one that stands on this machine's own
-    files, Unauthorized, RegistryError.
+    That is the manifest's, or the index's where the name has several platforms and *platform* does
+    not choose one. Blobs that the registry has are not sent again; foreign layers never are. Raises
+    ImageNotFound for an image that is not in the store, NotPortable for one that stands on this
+    machine's own files, Unauthorized, RegistryError.
     """
     settings = settings or Settings()
     keychain = keychain or Keychain(environ=settings.environ)
     with store.lease() as lease, Transport(settings) as transport:
-        data, manifest = store.manifest(reference)
-        _check_portable(reference, manifest)
+        images = _chosen(store, reference, platform)
+        for image in images:
+            _check_portable(reference, image.manifest)
         if settings.offline:
             raise RegistryError(f"{reference} cannot be pushed", seen="offline: no registry is asked")
-        lease.cover(*store.contents(Digest.of(data)))
+        for image in images:
+            lease.cover(*store.contents(image.descriptor.digest))
         registry = Registry(reference.registry, transport=transport, keychain=keychain)
         upload = Upload(
             registry=registry,
@@ -57,10 +64,46 @@ def push(
             sources=_Sources(store, reference).of,
             watch=watch,
         )
-        _send(upload, (*manifest.layers, manifest.config), transport)
-        return registry.put_manifest(
-            reference.repository, _target(reference, data), data, manifest.media_type
-        )
+        blobs = (blob for image in images for blob in (*image.manifest.layers, image.manifest.config))
+        _send(upload, tuple(blobs), transport)
+        return _name(registry, reference, images)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Image:
+    """One image to send: its manifest, the exact bytes and read, and as an index lists it."""
+
+    data: bytes
+    manifest: Manifest
+    descriptor: Descriptor
+
+
+def _chosen(store: Store, reference: Reference, platform: Platform | None) -> tuple[_Image, ...]:
+    data, _ = store.manifest(reference, platform)
+    entries = store.named(reference)
+    if platform is not None:
+        entries = tuple(entry for entry in entries if entry.digest == Digest.of(data))
+    found: list[_Image] = []
+    for entry in entries:
+        data = store.blobs.read(entry.digest, MANIFEST_LIMIT_BYTES)
+        # The name is the store's own annotation.
+        listed = replace(entry, annotations={})
+        found.append(_Image(data=data, manifest=Manifest.parse(data), descriptor=listed))
+    return tuple(found)
+
+
+def _name(registry: Registry, reference: Reference, images: tuple[_Image, ...]) -> Digest:
+    """Put the manifests, and what gives the image its name the last of all."""
+    if len(images) == 1:
+        data, media_type = images[0].data, images[0].manifest.media_type
+    else:
+        for image in images:
+            registry.put_manifest(
+                reference.repository, image.descriptor.digest, image.data, image.manifest.media_type
+            )
+        index = Index(manifests=tuple(image.descriptor for image in images))
+        data, media_type = index.encode(), index.media_type
+    return registry.put_manifest(reference.repository, _target(reference, data), data, media_type)
 
 
 def _check_portable(reference: Reference, manifest: Manifest) -> None:

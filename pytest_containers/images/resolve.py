@@ -5,13 +5,13 @@ Nothing of the image but manifests is fetched here, and nothing kept.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pytest_containers.errors import ImageError, ImageNotFound, NotPortable
 from pytest_containers.images.digest import Digest
 from pytest_containers.images.lockfile import LockedImage
 from pytest_containers.images.manifest import Descriptor, Index, Manifest, parse
-from pytest_containers.images.platform import Platform
+from pytest_containers.images.platform import Platform, platform_of
 from pytest_containers.images.reference import Reference
 from pytest_containers.images.source import Source
 from pytest_containers.spec import ImageConfig
@@ -77,11 +77,11 @@ def resolve_pinned(source: Source, reference: Reference, pinned: LockedImage, pl
 def check_platform(config: ImageConfig, reference: Reference, platform: Platform) -> None:
     """Raise ImageNotFound where an image's config says that it is for another platform."""
     # Old builders left the architecture out; then nobody knows better than the user.
-    offer = Platform(os=config.os, architecture=config.architecture, variant=platform.variant)
+    offer = replace(platform_of(config), variant=config.variant or platform.variant)
     if config.architecture and platform.distance(offer) is None:
         raise ImageNotFound(
             f"{reference} has no image for {platform}",
-            seen=f"its only image is for {offer.os}/{offer.architecture}",
+            seen=f"its only image is for {offer}",
             mend="name another tag, or the platform where this machine can emulate it",
         )
 

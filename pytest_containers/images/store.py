@@ -2,7 +2,8 @@
 
 The folder can be copied, cached and carried: nothing in it names its own place. Names are entries
 of ``index.json`` with the canonical reference as ``org.opencontainers.image.ref.name``
-(image-spec, annotations.md); blobs and unpacked layers are found by what they are.
+(image-spec, annotations.md); a name has one entry for each platform. Blobs and unpacked layers are
+found by what they are.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from pytest_containers.images.manifest import (
     Manifest,
     read_config,
 )
+from pytest_containers.images.platform import Platform, choose, platform_of
 from pytest_containers.images.reference import Reference
 from pytest_containers.progress import Watch
 from pytest_containers.spec import ImageRecord
@@ -79,8 +81,8 @@ class Store:
             ) from error
         return cls(root, layer_limit_bytes)
 
-    def find(self, reference: Reference) -> ImageRecord | None:
-        """Return the image of that name where it can be started, else None.
+    def find(self, reference: Reference, platform: Platform | None = None) -> ImageRecord | None:
+        """Return the image of that name for *platform*, this machine's where it is None, else None.
 
         An image that lost blobs is none, so that a pull mends it. Neither is one that was built
         on this machine's files when other packages were installed.
@@ -88,11 +90,14 @@ class Store:
         if is_host(reference):
             return host_record()
         # Nothing goes away between two looks; later only a lease holds it.
+        platform = platform or Platform.host()
         with self.leases.gate():
-            return self._find(reference)
+            record = self._find(reference, self._entry(reference, platform))
+        fits = record is None or not record.config.architecture or platform.runs(platform_of(record.config))
+        return record if fits else None
 
-    def _find(self, reference: Reference) -> ImageRecord | None:
-        entry = self._entry(reference)
+    def _find(self, reference: Reference, entry: Descriptor | None) -> ImageRecord | None:
+        """Return the image of an entry where nothing of it is missing."""
         if entry is None or not self.blobs.has(entry.digest):
             return None
         manifest = Manifest.parse(self.blobs.read(entry.digest, MANIFEST_LIMIT_BYTES))
@@ -106,35 +111,47 @@ class Store:
         )
         return record if all(present) else None
 
+    def record(self, reference: Reference, manifest_bytes: bytes) -> ImageRecord | None:
+        """Return the image of a manifest that *reference* has, of any platform; None if it is not whole."""
+        digest = Digest.of(manifest_bytes)
+        with self.leases.gate():
+            entries = self._candidates(reference)
+            return self._find(reference, next((e for e in entries if e.digest == digest), None))
+
     def list(self) -> tuple[ImageRecord, ...]:
-        """Return every named image that can be started, sorted by reference; ``host`` is not listed."""
-        names = sorted(entry.annotations.get(REF_NAME, "") for entry in self._index().manifests)
+        """Return every named image that is whole, of every platform, sorted by reference.
+
+        ``host`` is not listed.
+        """
         found: list[ImageRecord] = []
-        for name in names:
+        for entry in sorted(self.entries(), key=lambda one: (one.annotations[REF_NAME], str(one.platform))):
             # One damaged image does not hide the others; asking for it by name says what is wrong.
-            with contextlib.suppress(ImageError):
-                record = self.find(Reference.parse(name))
+            with contextlib.suppress(ImageError), self.leases.gate():
+                record = self._find(Reference.parse(entry.annotations[REF_NAME]), entry)
                 found += [record] if record else []
         return tuple(found)
 
-    def manifest(self, reference: Reference) -> tuple[bytes, Manifest]:
+    def manifest(self, reference: Reference, platform: Platform | None = None) -> tuple[bytes, Manifest]:
         """Return an image's manifest, the exact bytes and read; raise ImageNotFound.
 
-        Raises NotPortable for ``host``, which is no stored image.
+        Without *platform* it is this machine's, or the last one named where there is none for this
+        machine. Raises NotPortable for ``host``, which is no stored image.
         """
         if is_host(reference):
             raise NotPortable(
                 "the image host is this machine's own files and has no manifest",
                 mend="use it as the base of an image, or import a root file system's tar",
             )
-        entry = self._entry(reference)
+        entry = self._entry(reference, platform or Platform.host())
+        if entry is None and platform is None:
+            entry = next(reversed(self._candidates(reference)), None)
         if entry is None:
-            raise self._not_found(reference)
+            raise self._not_found(reference, platform)
         data = self.blobs.read(entry.digest, MANIFEST_LIMIT_BYTES)
         return data, Manifest.parse(data)
 
     def tag(self, reference: Reference, manifest_bytes: bytes, *, local: bool = False) -> ImageRecord:
-        """Give the image of that manifest a name, taken from another image where one has it.
+        """Give the image of that manifest a name, taken from the image of the same platform that has it.
 
         Its config must be in the store. Only a manifest made here (*local*) or named here before
         may stand on this machine's files: one from outside would have them read. Raises
@@ -161,17 +178,29 @@ class Store:
             digest=digest,
             size=len(manifest_bytes),
             annotations={REF_NAME: str(reference)},
+            platform=platform_of(record.config) if record.config.architecture else None,
         )
         with locked(self._lock()):
-            self._rewrite(reference, entry)
+            index = self._index()
+            kept = (other for other in index.manifests if not _replaces(entry, other))
+            self._write(replace(index, manifests=(*kept, entry)))
         return record
 
     def remove(self, reference: Reference) -> None:
         """Forget a name; blobs and layers stay for the images that share them. Raises ImageNotFound."""
         with locked(self._lock()):
-            if self._named(reference) is None:
+            index = self._index()
+            kept = tuple(e for e in index.manifests if e.annotations.get(REF_NAME) != str(reference))
+            if len(kept) == len(index.manifests):
                 raise self._not_found(reference)
-            self._rewrite(reference, None)
+            self._write(replace(index, manifests=kept))
+
+    def named(self, reference: Reference) -> tuple[Descriptor, ...]:
+        """Return the manifests of a name, one for each platform that is here; raise ImageNotFound."""
+        found = self._candidates(reference)
+        if not found:
+            raise self._not_found(reference)
+        return found
 
     def entries(self) -> tuple[Descriptor, ...]:
         """Return every named manifest as the index has it; its name is the annotation `REF_NAME`."""
@@ -279,23 +308,24 @@ class Store:
             size_bytes=manifest.size_bytes,
         )
 
-    def _entry(self, reference: Reference) -> Descriptor | None:
-        """Return the entry of that name, or of the digest it asks for."""
-        entry = self._named(reference)
-        if entry is None and reference.digest is not None:
-            entries = self._index().manifests
-            return next((entry for entry in entries if entry.digest == reference.digest), None)
-        return entry
+    def _entry(self, reference: Reference, platform: Platform) -> Descriptor | None:
+        """Return the entry of that name, or of the digest it asks for, that suits *platform* best."""
+        entries = self._candidates(reference)
+        at = choose(platform, [entry.platform for entry in entries])
+        return None if at is None else entries[at]
 
-    def _named(self, reference: Reference) -> Descriptor | None:
-        name = str(reference)
+    def _candidates(self, reference: Reference) -> tuple[Descriptor, ...]:
         entries = self._index().manifests
-        return next((entry for entry in entries if entry.annotations.get(REF_NAME) == name), None)
+        found = tuple(entry for entry in entries if entry.annotations.get(REF_NAME) == str(reference))
+        if not found and reference.digest is not None:
+            return tuple(entry for entry in entries if entry.digest == reference.digest)
+        return found
 
-    def _not_found(self, reference: Reference) -> ImageNotFound:
+    def _not_found(self, reference: Reference, platform: Platform | None = None) -> ImageNotFound:
+        has = ", ".join(str(entry.platform) for entry in self._candidates(reference) if entry.platform)
         return ImageNotFound(
-            f"the store has no image {reference.familiar}",
-            seen=f"the store is {self.root}",
+            f"the store has no image {reference.familiar}" + (f" for {platform}" if platform else ""),
+            seen=f"the store is {self.root}" + (f"; it has the image for {has}" if has else ""),
             mend="pull or build it, or check its name",
         )
 
@@ -318,12 +348,6 @@ class Store:
                 seen=str(error),
                 mend="remove that file; the images are then pulled or built again",
             ) from error
-
-    def _rewrite(self, reference: Reference, entry: Descriptor | None) -> None:
-        index = self._index()
-        name = str(reference)
-        kept = [other for other in index.manifests if other.annotations.get(REF_NAME) != name]
-        self._write(replace(index, manifests=(*kept, entry) if entry is not None else tuple(kept)))
 
     def _write(self, index: Index) -> None:
         with room(self.root):
@@ -354,6 +378,13 @@ def _base_of(manifest: Manifest) -> str | None:
             mend="update pytest-containers",
         )
     return host_chain(manifest.annotations.get(BASE_KEY_ANNOTATION, ""))
+
+
+def _replaces(new: Descriptor, old: Descriptor) -> bool:
+    """Return whether *new* takes the name from *old*: the name is the same, and so is the platform."""
+    if new.annotations.get(REF_NAME) != old.annotations.get(REF_NAME):
+        return False
+    return new.platform is None or old.platform is None or new.platform.distance(old.platform) == 0
 
 
 def _is_stale(manifest: Manifest) -> bool:

@@ -89,7 +89,7 @@ class MemoryImages(Images):
             _tell(watch, record.digest, "download")
         return self._known(reference)
 
-    def push(self, reference: str, *, watch: Watch | None = None) -> str:
+    def push(self, reference: str, *, platform: str | None = None, watch: Watch | None = None) -> str:
         record = self._known(reference)
         if not record.portable:
             raise NotPortable(f"{reference} stands on this machine's own files")
@@ -102,7 +102,7 @@ class MemoryImages(Images):
     def list(self) -> tuple[ImageRecord, ...]:
         return tuple(self._named[reference] for reference in sorted(self._named))
 
-    def inspect(self, reference: str) -> ImageDetails:
+    def inspect(self, reference: str, *, platform: str | None = None) -> ImageDetails:
         step = HistoryStep(created=_MADE, created_by="memory", comment="", empty_layer=False)
         record = self._known(reference)
         layer = LayerDetails(digest=record.id, diff_id=record.id, media_type="memory", size_bytes=0)

@@ -56,13 +56,17 @@ def test_platform_of_the_host_is_this_kernel() -> None:
         ("linux/arm/v7", "linux/arm/v6", 1),
         ("linux/arm/v6", "linux/arm/v7", None),
         ("linux/arm", "linux/arm/v7", 0),
+        ("linux/arm64/v9", "linux/arm64/v8.2", 0.98),
+        ("linux/arm64/v8", "linux/arm64/v8.2", None),
+        ("linux/arm64/v8.2", "linux/arm64/v8.2", 0),
         ("linux/mips64le/hardfloat", "linux/mips64le/hardfloat", 0),
         ("linux/mips64le/hardfloat", "linux/mips64le/softfloat", None),
     ],
 )
-def test_platform_runs_its_own_and_earlier_variants(wanted: str, offer: str, distance: int | None) -> None:
+def test_platform_runs_its_own_and_earlier_variants(wanted: str, offer: str, distance: float | None) -> None:
     """A processor runs code for its own and for earlier variants, and for no others."""
-    assert Platform.parse(wanted).distance(Platform.parse(offer)) == distance
+    found = Platform.parse(wanted).distance(Platform.parse(offer))
+    assert found == (distance if distance is None else pytest.approx(distance))
 
 
 def test_choose_takes_the_nearest_variant() -> None:

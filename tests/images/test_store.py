@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,6 +32,7 @@ from pytest_containers.images.manifest import (
     Manifest,
     write_config,
 )
+from pytest_containers.images.platform import Platform
 from pytest_containers.images.reference import Reference
 from pytest_containers.images.store import Store
 from pytest_containers.spec import ImageConfig
@@ -75,6 +77,7 @@ def test_store_is_an_oci_layout(store: Store, manifest: Manifest) -> None:
             "digest": Digest.of(manifest.encode()),
             "size": len(manifest.encode()),
             "annotations": {"org.opencontainers.image.ref.name": "docker.io/library/redis:7"},
+            "platform": {"architecture": "amd64", "os": "linux"},
         }
     ]
 
@@ -111,6 +114,42 @@ def test_name_moves_to_another_image(
         "docker.io/library/b:latest",
         "docker.io/library/redis:7",
     ]
+
+
+def _for(store: Store, architecture: str, variant: str = "") -> bytes:
+    """Return the manifest of an image without layers for an architecture."""
+    config = write_config(replace(CONFIG, architecture=architecture, variant=variant), [])
+    described = Descriptor(media_type=OCI_CONFIG, digest=store.blobs.add(config), size=len(config))
+    return Manifest(config=described, layers=()).encode()
+
+
+def test_name_has_one_image_for_each_platform(store: Store) -> None:
+    """An image takes the name from the one of the same platform alone; remove forgets all of them."""
+    first, second = _for(store, "s390x"), _for(store, "arm", "v7")
+    third = _for(store, "arm", "v6")
+    for data in (first, second, third, second):
+        store.tag(REDIS, data)
+    assert [record.config.platform for record in store.list()] == [
+        "linux/arm/v6",
+        "linux/arm/v7",
+        "linux/s390x",
+    ]
+    found = store.find(REDIS, Platform.parse("linux/arm/v6"))
+    assert found is not None
+    assert found.digest == Digest.of(third)
+    assert store.manifest(REDIS, Platform.parse("linux/arm/v7"))[0] == second
+    with pytest.raises(ImageNotFound, match=r"redis:7 for linux/ppc64le.*\n.*linux/s390x, linux/arm/v6"):
+        store.manifest(REDIS, Platform.parse("linux/ppc64le"))
+    store.remove(REDIS)
+    assert store.list() == ()
+
+
+def test_name_without_an_image_for_this_machine_means_what_it_has(store: Store) -> None:
+    """It is not found to be started, and can be pushed, saved and looked at without naming the platform."""
+    foreign = _for(store, "s390x" if Platform.host().architecture != "s390x" else "arm64")
+    store.tag(REDIS, foreign)
+    assert store.find(REDIS) is None
+    assert store.manifest(REDIS)[0] == foreign
 
 
 def test_name_that_another_gives_or_takes_is_known_at_once(store: Store, manifest: Manifest) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Protocol
 
 from pytest_containers.errors import ImageNotFound, RegistryError, SpecInvalid
 from pytest_containers.images.build.cache import step_key
@@ -12,6 +13,7 @@ from pytest_containers.images.build.stages import Plan
 from pytest_containers.images.build.state import State
 from pytest_containers.images.build.values import nearest
 from pytest_containers.images.chains import host_chain
+from pytest_containers.images.commit import in_oci_terms
 from pytest_containers.images.digest import Digest
 from pytest_containers.images.host import host_record
 from pytest_containers.images.manifest import (
@@ -20,22 +22,33 @@ from pytest_containers.images.manifest import (
     Manifest,
     read_history,
 )
+from pytest_containers.images.platform import Platform
 from pytest_containers.images.store import CONFIG_LIMIT_BYTES, Store
 from pytest_containers.spec import ImageConfig, ImageRecord
 
-__all__ = ["Bases"]
+__all__ = ["Bases", "Pull"]
+
+
+class Pull(Protocol):
+    """Gives an image by its name, ready to start."""
+
+    def __call__(self, reference: str, /, *, platform: str | None) -> ImageRecord:
+        """Return the image for *platform*; None is this machine's."""
 
 
 class Bases:
-    """Finds bases for one plan; *pull* gives an image by its name, ready to start."""
+    """Finds bases for one plan."""
 
-    def __init__(self, store: Store, plan: Plan, pull: Callable[[str], ImageRecord]) -> None:
+    def __init__(self, store: Store, plan: Plan, pull: Pull) -> None:
         self._store = store
         self._plan = plan
         self._pull = pull
 
-    def state(self, origin: Origin, built: Mapping[int, State]) -> State:
-        """Return what *origin* stands for. Raises what a pull raises, SpecInvalid for a named context."""
+    def state(self, origin: Origin, built: Mapping[int, State], platform: Platform | None = None) -> State:
+        """Return what *origin* stands for; an image is taken for *platform*, the target's where it is None.
+
+        Raises what a pull raises, SpecInvalid for a named context.
+        """
         match origin.kind:
             case "stage":
                 state = built[origin.number]
@@ -50,23 +63,24 @@ class Bases:
             case "host":
                 return self._host()
             case "image":
-                return self._image(self._pulled(origin.name))
+                return self._image(self._pulled(origin.name, platform or self._plan.platform))
             case _:
                 raise SpecInvalid(f"there is no context named {origin.name or 'context'}")
 
-    def _pulled(self, name: str) -> ImageRecord:
+    def _pulled(self, name: str, platform: Platform) -> ImageRecord:
         """Return an image; where nobody has it, a stage of a like name may have been meant."""
+        native = self._plan.build_platform.distance(platform) == 0
         try:
-            return self._pull(name)
+            return self._pull(name, platform=None if native else str(platform))
         except (ImageNotFound, RegistryError) as error:
             found = nearest(name, (stage.name for stage in self._plan.everything if stage.name))
             if not found:
                 raise
             raise type(error)(error.what, seen=error.seen, mend=f"{found} or: {error.mend}") from error
 
-    def triggers(self, origin: Origin) -> tuple[str, ...]:
+    def triggers(self, origin: Origin, platform: Platform) -> tuple[str, ...]:
         """Return the ONBUILD instructions of an image; they run once and no further image inherits them."""
-        return self._pull(origin.name).config.onbuild if origin.kind == "image" else ()
+        return self._pulled(origin.name, platform).config.onbuild if origin.kind == "image" else ()
 
     def _host(self) -> State:
         record = host_record()
@@ -90,7 +104,7 @@ class Bases:
             # A PATH is always there, in the image as well.
             config=replace(record.config, env=scope.env, onbuild=()),
             base=base,
-            layers=manifest.layers,
+            layers=tuple(map(in_oci_terms, manifest.layers)),
             diff_ids=record.diff_ids,
             history=read_history(self._store.blobs.read(manifest.config.digest, CONFIG_LIMIT_BYTES)),
         )

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 from pytest_containers.errors import SpecInvalid
-from pytest_containers.images.build.bases import Bases
+from pytest_containers.images.build.bases import Bases, Pull
 from pytest_containers.images.build.builder import Builder, Settings
 from pytest_containers.images.build.demand import Demand, demands
 from pytest_containers.images.build.dockerfile import parse
@@ -26,7 +26,7 @@ from pytest_containers.images.reference import Reference
 from pytest_containers.images.store import Store
 from pytest_containers.images.transport import Settings as TransportSettings
 from pytest_containers.progress import BuildWatch
-from pytest_containers.spec import BuildSpec, ImageRecord
+from pytest_containers.spec import BuildSpec, ImageConfig, ImageRecord
 
 __all__ = ["build"]
 
@@ -45,7 +45,7 @@ def build(
     runner: Runner,
     spec: BuildSpec,
     *,
-    pull: Callable[[str], ImageRecord],
+    pull: Pull,
     watch: BuildWatch,
     transport: TransportSettings | None = None,
 ) -> ImageRecord:
@@ -83,13 +83,13 @@ def build(
         transport=transport or TransportSettings(),
     )
     state = Builder(store, runner, building, bases, settings, watch).build()
-    return _name(store, state, spec)
+    return _name(store, state, building, spec)
 
 
 def _with_triggers(building: Plan, bases: Bases) -> Plan:
     """Return the plan with the ONBUILD instructions of the images that its stages stand on."""
     for stage in building.stages:
-        if triggers := bases.triggers(stage.base):
+        if triggers := bases.triggers(stage.base, building.platform_of(stage)):
             building = building.with_triggers(stage.number, triggers)
     return building
 
@@ -112,12 +112,15 @@ def _refuse(demand: Demand, spec: BuildSpec) -> None:
                 raise missing("ssh", demand.what, spec.ssh)
 
 
-def _name(store: Store, state: State, spec: BuildSpec) -> ImageRecord:
+def _name(store: Store, state: State, building: Plan, spec: BuildSpec) -> ImageRecord:
     annotations: dict[str, str] = {}
     if state.base is not None:
         annotations = {BASE_ANNOTATION: HOST, BASE_KEY_ANNOTATION: state.base.partition(":")[2]}
     # A base's triggers are spent, those of this Dockerfile's own are for the next.
     config = replace(state.config, labels={**state.config.labels, **spec.labels})
+    platform = building.stage(building.target).platform if spec.platform is None else building.platform
+    if platform is not None:
+        config = _meant_for(config, platform)
     first, *others = (Reference.parse(tag) for tag in spec.tags)
     record = write_image(
         store,
@@ -132,3 +135,18 @@ def _name(store: Store, state: State, spec: BuildSpec) -> ImageRecord:
     for other in others:
         store.tag(other, data, local=True)
     return record
+
+
+def _meant_for(config: ImageConfig, platform: Platform) -> ImageConfig:
+    """Return *config* for the platform that was asked for (BuildKit, dockerfile2llb/convert.go).
+
+    What the base says more exactly than was asked stays: arm64 may be its v8.
+    """
+    same = (config.os, config.architecture) == (platform.os, platform.architecture)
+    return replace(
+        config,
+        os=platform.os,
+        architecture=platform.architecture,
+        variant=platform.variant or (config.variant if same else ""),
+        os_version=config.os_version if same else "",
+    )

@@ -60,9 +60,15 @@ def demands(plan: Plan) -> tuple[Demand, ...]:
     """
     found = list(_of_frontend(plan))
     for stage in plan.stages:
-        if stage.platform is not None and stage.platform != plan.build_platform:
-            found.append(Demand(feature="platform", location=stage.location, what=str(stage.platform)))
+        platform = plan.platform_of(stage)
+        foreign = not plan.build_platform.runs(platform)
+        if foreign and stage.base.kind == "host":
+            found.append(Demand(feature="platform", location=stage.location, what=str(platform)))
         for step in stage.steps:
+            # Files are copied for any platform; commands run where the processor knows them.
+            if foreign and isinstance(step.instruction, Run):
+                location = step.instruction.location
+                found.append(Demand(feature="platform", location=location, what=str(platform)))
             found += _of_step(step, plan.dockerfile.escape)
     return tuple(found)
 

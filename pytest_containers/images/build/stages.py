@@ -108,6 +108,12 @@ class Plan:
         """Return the stage of that number, needed or not."""
         return self.everything[number]
 
+    def platform_of(self, stage: PlannedStage) -> Platform:
+        """Return what the files of *stage* are for: as its FROM says, as its base stage, or the target."""
+        while stage.platform is None and stage.base.kind == "stage":
+            stage = self.everything[stage.base.number]
+        return stage.platform or self.platform
+
     def with_triggers(self, number: int, triggers: Iterable[str]) -> Plan:
         """Return the plan with the ONBUILD *triggers* of the image that stage *number* is built on.
 

@@ -121,7 +121,7 @@ def _configured(config: ImageConfig, instruction: Instruction) -> ImageConfig:
         case Healthcheck():
             return replace(config, healthcheck=_healthcheck(instruction))
         case Maintainer():
-            return config
+            return replace(config, author=instruction.author)
         case _:
             return config
 

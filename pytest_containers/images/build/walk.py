@@ -79,7 +79,7 @@ class StageWalk:
     def _base(self, stage: PlannedStage) -> State:
         """Return what a stage stands on; a named context that is a folder is copied as a whole."""
         if stage.base.kind != "context":
-            return self._bases.state(stage.base, self._built)
+            return self._bases.state(stage.base, self._built, stage.platform)
         text = f"COPY . / from the context {stage.base.name}"
         copy = Copy(location=stage.location, text=text, sources=(".",), target="/")
         nothing = self._bases.state(Origin(kind="scratch"), self._built)

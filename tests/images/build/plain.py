@@ -15,6 +15,7 @@ from pytest_containers.images.build.build import build
 from pytest_containers.images.build.runner import Command, Workspace
 from pytest_containers.images.digest import Digest
 from pytest_containers.images.manifest import Manifest
+from pytest_containers.images.platform import Platform
 from pytest_containers.images.reference import Reference
 from pytest_containers.images.store import Store
 from pytest_containers.images.transport import Settings
@@ -33,9 +34,9 @@ class PlainBuilds:
         self.cached = 0
         self.settings = Settings(environ={}, backoff_s=0.0)
 
-    def load(self, name: str, tar: bytes) -> None:
+    def load(self, name: str, tar: bytes, config: ImageConfig | None = None) -> ImageRecord:
         """Have an image *name* of one layer."""
-        import_tar(self.store, io.BytesIO(tar), Reference.parse(name), ImageConfig())
+        return import_tar(self.store, io.BytesIO(tar), Reference.parse(name), config or ImageConfig())
 
     def open(
         self,
@@ -75,8 +76,8 @@ class PlainBuilds:
             content = blob.read()
         return gzip.decompress(content) if content.startswith(b"\x1f\x8b") else content
 
-    def _pull(self, name: str) -> ImageRecord:
-        found = self.store.find(Reference.parse(name))
+    def _pull(self, name: str, /, *, platform: str | None) -> ImageRecord:
+        found = self.store.find(Reference.parse(name), Platform.parse(platform) if platform else None)
         assert found is not None, name
         return found
 

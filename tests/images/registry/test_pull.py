@@ -130,7 +130,32 @@ def test_pull_takes_the_platform_from_nested_indexes(
     reference = Reference.parse(f"{faulty.host}/app:latest@{Digest.of(data)}")
     record = pull(store, reference, platform=ARM64, settings=settings)
     assert record.digest == image.digest
-    assert store.find(reference) == record
+    assert store.find(reference, ARM64) == record
+
+
+def test_pull_for_another_platform_leaves_the_name_to_this_machines(
+    faulty: Faulty, make_image: ImageMaker, store: Store, settings: Settings
+) -> None:
+    """A name has an image for each platform that was pulled, and means this machine's."""
+    here, there = Platform.host(), Platform.parse("linux/s390x")
+    images = [make_image(str(one).encode(), config=_config(one)) for one in (here, there)]
+    for image in images:
+        faulty.hold("app", image)
+    offers = zip(images, (here, there), strict=True)
+    hold_index(faulty, "latest", m.Index(manifests=tuple(entry(i.data, p) for i, p in offers)))
+    reference = Reference.parse(f"{faulty.host}/app")
+    ours = pull(store, reference, settings=settings)
+    theirs = pull(store, reference, platform=there, settings=settings)
+    assert (ours.digest, theirs.digest) == tuple(image.digest for image in images)
+    assert store.find(reference) == ours
+    assert store.find(reference, there) == theirs
+    assert store.list() == (ours, theirs)
+    for platform, record in ((None, ours), (there, theirs)):
+        assert pull(store, reference, platform=platform, settings=replace(settings, offline=True)) == record
+
+
+def _config(platform: Platform) -> ImageConfig:
+    return ImageConfig(architecture=platform.architecture, variant=platform.variant)
 
 
 def test_pull_names_the_platforms_there_are(faulty: Faulty, store: Store, settings: Settings) -> None:

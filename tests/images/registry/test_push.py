@@ -12,10 +12,12 @@ from pytest_containers.errors import ImageError, ImageNotFound, NotPortable, Reg
 from pytest_containers.images import manifest as m
 from pytest_containers.images.blobs import Blobs
 from pytest_containers.images.digest import Digest
+from pytest_containers.images.platform import Platform
 from pytest_containers.images.pull import pull
 from pytest_containers.images.push import push
 from pytest_containers.images.reference import Reference
 from pytest_containers.images.store import Store
+from pytest_containers.spec import ImageConfig
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -64,6 +66,25 @@ def test_push_to_the_real_registry_can_be_pulled(
     second = Store.open(tmp_path / "second")
     assert pull(second, reference.pinned(digest), settings=settings).digest == digest
     assert all(second.blobs.read(name) == blob for name, blob in image.blobs.items())
+
+
+@pytest.mark.kernel
+def test_push_of_several_platforms_is_an_index(
+    start_registry: RegistryStarter, make_image: ImageMaker, store: Store, settings: Settings, tmp_path: Path
+) -> None:
+    """A name with several platforms goes as an index of all, or as the one image that is asked for."""
+    host = start_registry()
+    platforms = (Platform.host(), Platform.parse("linux/arm/v6"), Platform.parse("linux/arm/v7"))
+    for platform in platforms:
+        config = ImageConfig(architecture=platform.architecture, variant=platform.variant)
+        reference = make_image(str(platform).encode(), config=config).put(store, f"{host}/app:1")
+    digest = push(store, reference, settings=settings)
+    for platform in platforms:
+        second = Store.open(tmp_path / str(platform).replace("/", "-"))
+        record = pull(second, reference.pinned(digest), platform=platform, settings=settings)
+        assert record.digest == Digest.of(store.manifest(reference, platform)[0])
+    alone = push(store, reference, platform=platforms[1], settings=settings)
+    assert alone == Digest.of(store.manifest(reference, platforms[1])[0])
 
 
 @pytest.mark.kernel
