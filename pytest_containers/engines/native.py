@@ -26,7 +26,7 @@ from pytest_containers.engines.native_registries import NativeRegistries
 from pytest_containers.engines.native_store import StorePlace
 from pytest_containers.errors import EngineError, HostError, SpecInvalid, Unsupported
 from pytest_containers.inventory import RegistryAccess
-from pytest_containers.runtime import client, folders, messages
+from pytest_containers.runtime import client, folders, messages, openfiles
 from pytest_containers.spec import ContainerSpec, ImageRecord, Limits
 
 __all__ = ["NativeEngine", "fresh_run_folder", "preflight"]
@@ -118,7 +118,7 @@ class NativeEngine(Engine):
         self._spawned = True
 
     def _connected(self) -> client.Connection:
-        with self._lock:
+        with self._lock, openfiles.explained(client.WHO):
             if self._connection is None:
                 self._spawn()
                 self._connection = client.connect(self._folder)
@@ -131,6 +131,10 @@ class NativeEngine(Engine):
         """Make a container: its files, its address, nothing running."""
         self._refuse_what_is_missing(spec)
         connection = self._connected()
+        with openfiles.explained(client.WHO):
+            return self._create(connection, spec, image)
+
+    def _create(self, connection: client.Connection, spec: ContainerSpec, image: ImageRecord) -> Handle:
         lease = self._images.lease(image)
         with contextlib.ExitStack() as undo, tempfile.TemporaryFile() as tar:
             if lease is not None:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, BinaryIO, Final, Self, TypeVar
 from pytest_containers.engines.base import Handle, Tree
 from pytest_containers.engines.native_images import NativeImages
 from pytest_containers.errors import Unsupported
-from pytest_containers.runtime import client, logs, messages
+from pytest_containers.runtime import client, logs, messages, openfiles
 from pytest_containers.spec import (
     Address,
     Change,
@@ -140,7 +140,7 @@ class NativeHandle(Handle):
             env=spec.env,
             timeout_s=spec.timeout_s,
         )
-        with tempfile.TemporaryFile() as stdin:
+        with openfiles.explained(client.WHO), tempfile.TemporaryFile() as stdin:
             stdin.write(spec.stdin)
             stdin.seek(0)
             with _Capture() as captured:
@@ -251,13 +251,13 @@ class _NativeTree(Tree):
         self._image = image
 
     def read(self, path: str, into: BinaryIO) -> None:
-        with tempfile.TemporaryFile() as tar:
+        with openfiles.explained(client.WHO), tempfile.TemporaryFile() as tar:
             self._connection.tell(messages.Read(id=self._id, path=path), (tar.fileno(),))
             tar.seek(0)
             shutil.copyfileobj(tar, into, _CHUNK_BYTES)
 
     def write(self, folder: str, tar: BinaryIO) -> None:
-        with tempfile.TemporaryFile() as copy:
+        with openfiles.explained(client.WHO), tempfile.TemporaryFile() as copy:
             shutil.copyfileobj(tar, copy, _CHUNK_BYTES)
             copy.seek(0)
             self._connection.tell(messages.Write(id=self._id, folder=folder), (copy.fileno(),))
@@ -267,7 +267,7 @@ class _NativeTree(Tree):
         return tuple(Change(kind=kind, path=PurePosixPath(path)) for kind, path in changed)
 
     def commit(self, reference: str, config: ImageConfig) -> ImageRecord:
-        with tempfile.TemporaryFile() as layer:
+        with openfiles.explained(client.WHO), tempfile.TemporaryFile() as layer:
             self._connection.tell(messages.Layer(id=self._id), (layer.fileno(),))
             layer.seek(0)
             return self._images.commit(self._image, layer, reference, config)

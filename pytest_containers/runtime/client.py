@@ -16,12 +16,13 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Final, NamedTuple, TypeVar, cast
 
-from pytest_containers.errors import ContainersError, EngineError
-from pytest_containers.runtime import folders, interpreter, messages
+from pytest_containers.errors import ContainersError, EngineError, HostError
+from pytest_containers.runtime import folders, interpreter, messages, openfiles
 
-__all__ = ["Connection", "connect", "spawn"]
+__all__ = ["WHO", "Connection", "connect", "spawn"]
 
 Answer = TypeVar("Answer")
+WHO: Final = "the test process"
 _BACKLOG: Final = 128
 # The whole interpreter that a janitor starts: isolated, no site, and its path as we say (-I -S).
 _START: Final = (
@@ -163,7 +164,7 @@ class Connection:
                 messages.send(self._channel, messages.message(self._number, request), descriptors)
             except OSError as error:
                 del self._waiting[self._number]
-                raise _gone() from error
+                raise openfiles.running_out(error, WHO) or _gone() from error
         return future
 
     def ask(
@@ -180,16 +181,20 @@ class Connection:
 
     def _read(self) -> None:
         while True:
+            descriptors: list[int] = []
             try:
-                content, descriptors = messages.receive(self._channel)
+                content, descriptors, lost_some = messages.receive(self._channel)
                 if not content:
                     break
-                number, plain = messages.parse(content)
+                number, plain = messages.parse(content, lost=lost_some)
             except (OSError, ContainersError):
+                _close(descriptors)
                 break
             waiting = self._waiting.pop(number, None)
             if waiting is None:
                 _close(descriptors)
+            elif lost_some:
+                self._lose(waiting, plain)
             else:
                 waiting.answer(plain, descriptors)
         with self._lock:
@@ -197,6 +202,20 @@ class Connection:
             lost, self._waiting = self._waiting, {}
         for waiting in lost.values():
             waiting.future.set_exception(_gone())
+
+    def _lose(self, waiting: _Waiting, plain: object) -> None:
+        """Answer with an error where our limit of open files has kept an answer's descriptors out."""
+        match waiting.request, plain:
+            case messages.Create(), {"id": str(container_id), "found": False}:
+                # Nobody will hold it, so nobody could remove it.
+                with contextlib.suppress(EngineError):
+                    self.post(messages.Remove(id=container_id))
+        try:
+            openfiles.require_room(WHO)
+        except HostError as error:
+            waiting.future.set_exception(error)
+        else:
+            waiting.future.set_exception(EngineError("an answer's descriptors were lost", seen="MSG_CTRUNC"))
 
     def close(self) -> None:
         """End the connection, and with it what it owns; doing so twice is allowed."""

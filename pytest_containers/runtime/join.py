@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import Final, NoReturn
 
 from pytest_containers.errors import ContainersError, EngineError, NotRunning, StartError, to_wire
-from pytest_containers.runtime import process, roots, syscalls
+from pytest_containers.runtime import openfiles, process, roots, syscalls
 from pytest_containers.runtime.bundle import Process
 from pytest_containers.runtime.loop import Recipe, Wait
 from pytest_containers.runtime.sandbox import Sandbox, discard_child, raise_if_failed, wait_for
@@ -118,6 +118,7 @@ def _enter(sandbox: Sandbox, wanted: Process, streams: tuple[int, int, int], syn
         sandbox.placement.take()
         join(sandbox)
         process.take_descriptors(*streams, sync)
+        openfiles.restore(sandbox.run.open_files)
         second = syscalls.clone(syscalls.CLONE_PARENT)
         if second.pid:
             os.write(process.SYNC, _PID + str(second.pid).encode())

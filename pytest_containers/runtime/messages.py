@@ -10,17 +10,20 @@ Each request is a frozen dataclass here; its `answer` says of what class the ans
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import fcntl
 import functools
 import json
+import math
 import os
 import socket
 import struct
 import types
 import typing
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Final, Generic, Literal, TypeVar, cast
+from typing import ClassVar, Final, Generic, Literal, NamedTuple, TypeVar, cast
 
 from pytest_containers.errors import ContainersError, EngineError, from_wire, to_wire
 from pytest_containers.spec import ContainerSpec, ContainerState, ImageConfig
@@ -43,6 +46,7 @@ __all__ = [
     "Ports",
     "Publish",
     "Read",
+    "Received",
     "Remove",
     "RemoveNetwork",
     "Request",
@@ -63,10 +67,15 @@ __all__ = [
 Answer = TypeVar("Answer")
 _Noun = TypeVar("_Noun")
 # Raised with every change of the messages; both sides come from one installation as a rule.
-VERSION: Final = "1"
+VERSION: Final = "2"
 # Well below net.core.wmem_default (212,992 bytes on most machines, socket(7)).
 _INLINE_BYTES: Final = 1 << 16
+_MESSAGE_BYTES: Final = 2 * _INLINE_BYTES
+# Far above what any request or answer holds; who sends more wants our memory.
+_FILE_BYTES: Final = 256 << 20
 _IN_FILE: Final = b"\0memory file"
+_HEAD_BYTES: Final = 64
+_INTEGER_BOUND: Final = 1 << 63
 _NUMBER: Final = struct.Struct("i")
 _RIGHTS_BYTES: Final = socket.CMSG_LEN(8 * _NUMBER.size)
 
@@ -136,6 +145,8 @@ class Request(Generic[Answer]):
 
     __slots__ = ()
     answer: ClassVar[type[object]] = Done
+    # How many descriptors must come along.
+    brings: ClassVar[int] = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -211,6 +222,7 @@ class ExecRequest(Request[Exited]):
     """Run one more process; its standard input, output and error come along."""
 
     answer: ClassVar[type[object]] = Exited
+    brings: ClassVar[int] = 3
     id: str
     argv: tuple[str, ...]
     user: str | None
@@ -223,6 +235,7 @@ class ExecRequest(Request[Exited]):
 class Read(Request[Done]):
     """Write *path* as a tar into the descriptor that comes along."""
 
+    brings: ClassVar[int] = 1
     id: str
     path: str
 
@@ -231,6 +244,7 @@ class Read(Request[Done]):
 class Write(Request[Done]):
     """Unpack the tar in the descriptor that comes along below *folder*."""
 
+    brings: ClassVar[int] = 1
     id: str
     folder: str
 
@@ -247,6 +261,7 @@ class Changes(Request[Changed]):
 class Layer(Request[Done]):
     """Write what differs as a layer tar into the descriptor that comes along."""
 
+    brings: ClassVar[int] = 1
     id: str
 
 
@@ -262,6 +277,7 @@ class Listening(Request[Ports]):
 class Publish(Request[Done]):
     """Carry what connects to the listening socket that comes along to the container's TCP *port*."""
 
+    brings: ClassVar[int] = 1
     id: str
     port: int
 
@@ -299,34 +315,93 @@ def _plain(noun: object) -> object:
     return noun
 
 
+_Read = Callable[[object], object]
+
+
 @functools.cache
-def _hints(kind: Hashable) -> dict[str, object]:
-    return dict(typing.get_type_hints(kind))
+def _fields(kind: Hashable) -> dict[str, _Read]:
+    return {name: _reader(hint) for name, hint in typing.get_type_hints(kind).items()}
 
 
-def _build(hint: object, plain: object) -> object:
-    """Return *plain*, JSON's values, as what *hint* asks for."""
+@functools.cache
+def _reader(hint: Hashable) -> _Read:
+    """Return what makes a value of the type *hint* from JSON's values, or raises EngineError."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
-        if plain is None:
-            return None
-        return _build(next(one for one in arguments if one is not type(None)), plain)
-    if origin is tuple and isinstance(plain, list):
-        items = arguments[:1] * len(plain) if arguments[-1] is Ellipsis else arguments
-        return tuple(_build(one, item) for one, item in zip(items, plain, strict=True))
-    if isinstance(hint, type) and issubclass(hint, tuple) and isinstance(plain, list):
-        return hint(*plain)
+        (one,) = (one for one in arguments if one is not type(None))
+        return functools.partial(_read_optional, _reader(one))
+    if origin is Literal:
+        return functools.partial(_read_literal, arguments)
+    if origin is tuple:
+        items = tuple(_reader(one) for one in arguments if one is not Ellipsis)
+        return functools.partial(_read_tuple, items, Ellipsis in arguments)
+    if origin is Mapping:
+        return functools.partial(_read_mapping, _reader(arguments[1]))
+    if isinstance(hint, type) and issubclass(hint, tuple):
+        return functools.partial(_read_named_tuple, hint, tuple(_fields(hint).values()))
     if isinstance(hint, type) and dataclasses.is_dataclass(hint):
-        return decode(hint, plain)
-    return float(plain) if hint is float and isinstance(plain, int) else plain
+        return functools.partial(decode, hint)
+    return functools.partial(_read_scalar, hint)
+
+
+def _foreign(wanted: object, plain: object) -> EngineError:
+    return EngineError(f"a message holds no {getattr(wanted, '__name__', wanted)}", seen=repr(plain)[:200])
+
+
+def _read_optional(read: _Read, plain: object) -> object:
+    return None if plain is None else read(plain)
+
+
+def _read_literal(choices: tuple[object, ...], plain: object) -> object:
+    if isinstance(plain, str) and plain in choices:
+        return plain
+    raise _foreign(f"word of {choices}", plain)
+
+
+def _read_tuple(items: tuple[_Read, ...], repeated: bool, plain: object) -> tuple[object, ...]:
+    if not isinstance(plain, list) or not (repeated or len(plain) == len(items)):
+        raise _foreign(tuple, plain)
+    readers = items * len(plain) if repeated else items
+    return tuple(read(item) for read, item in zip(readers, plain, strict=True))
+
+
+def _read_named_tuple(kind: Callable[..., object], items: tuple[_Read, ...], plain: object) -> object:
+    return kind(*_read_tuple(items, False, plain))
+
+
+def _read_mapping(read: _Read, plain: object) -> object:
+    if not isinstance(plain, dict):
+        raise _foreign(Mapping, plain)
+    return {_read_scalar(str, key): read(item) for key, item in plain.items()}
+
+
+def _read_scalar(kind: object, plain: object) -> object:
+    """Return *plain*, which must be of *kind* and of a size and form that the kernel's calls take."""
+    if kind is float and type(plain) is int:
+        plain = float(plain) if abs(plain) < _INTEGER_BOUND else plain
+    if type(plain) is not kind:
+        raise _foreign(kind, plain)
+    if isinstance(plain, str) and not plain.isascii():
+        try:
+            os.fsencode(plain)
+        except UnicodeEncodeError as error:
+            raise _foreign(kind, plain) from error
+    if isinstance(plain, int) and abs(plain) >= _INTEGER_BOUND:
+        raise _foreign("64-bit integer", plain)
+    if isinstance(plain, float) and math.isnan(plain):
+        raise _foreign(kind, plain)
+    return plain
 
 
 def decode(kind: type[_Noun], plain: object) -> _Noun:
-    """Return a dataclass of *kind* from JSON's values. Raises EngineError for a foreign shape."""
+    """Return a dataclass of *kind* from JSON's values. Raises EngineError for a foreign shape.
+
+    Every field is checked, down to the scalars inside of it. Unknown ones are left out.
+    """
     if not isinstance(plain, dict):
-        raise EngineError(f"a message holds no {kind.__name__}", seen=repr(plain)[:200])
-    hints = _hints(cast(Hashable, kind))
-    return kind(**{name: _build(hints[name], item) for name, item in plain.items() if name in hints})
+        raise _foreign(kind, plain)
+    fields = _fields(cast(Hashable, kind))
+    return kind(**{name: fields[name](item) for name, item in plain.items() if name in fields})
 
 
 def message(number: int, noun: object) -> bytes:
@@ -343,11 +418,18 @@ def error_message(number: int, error: ContainersError) -> bytes:
     return json.dumps({"id": number, "error": to_wire(error)}).encode()
 
 
-def parse(content: bytes) -> tuple[int, Request[object] | ContainersError | object]:
-    """Return a message's number, and a request, an error, or an answer's plain values."""
+def parse(content: bytes, *, lost: bool = False) -> tuple[int, Request[object] | ContainersError | object]:
+    """Return a message's number, and a request, an error, or an answer's plain values.
+
+    *lost* as in `Received`: then there may be nothing but the number.
+    """
     try:
         plain = json.loads(content)
-        number = int(plain["id"])
+        number = plain["id"]
+        if type(number) is not int:
+            raise _foreign("number", number)
+        if lost:
+            return number, plain.get("ok")
         if "op" in plain:
             return number, decode(_REQUESTS[plain["op"]], plain["body"])
         if "error" in plain:
@@ -357,28 +439,75 @@ def parse(content: bytes) -> tuple[int, Request[object] | ContainersError | obje
         raise EngineError("a message nobody can read", seen=repr(content[:200])) from error
 
 
-def send(to: socket.socket, content: bytes, descriptors: Sequence[int] = ()) -> None:
-    """Send one message; the descriptors stay the caller's as well."""
+def send(to: socket.socket, content: bytes, descriptors: Sequence[int] = (), *, wait: bool = True) -> None:
+    """Send one message; the descriptors stay the caller's as well.
+
+    Without *wait* it raises BlockingIOError where the other side has not read enough to take it.
+    """
+    # Not socket.send_fds: it leaves its flags unused (CPython 3.11, Lib/socket.py).
+    flags = socket.MSG_NOSIGNAL | (0 if wait else socket.MSG_DONTWAIT)
     if len(content) <= _INLINE_BYTES:
-        socket.send_fds(to, [content], list(descriptors))
+        to.sendmsg([content], _rights(descriptors), flags)
         return
     file = os.memfd_create("message", os.MFD_CLOEXEC)
     try:
         with os.fdopen(os.dup(file), "wb") as whole:
             whole.write(content)
-        socket.send_fds(to, [_IN_FILE], [file, *descriptors])
+        # The number goes along, so that the message can be answered where the file is lost.
+        head = content[:_HEAD_BYTES].partition(b",")[0]
+        to.sendmsg([_IN_FILE, head], _rights((file, *descriptors)), flags)
     finally:
         os.close(file)
 
 
-def receive(source: socket.socket) -> tuple[bytes, list[int]]:
-    """Return one message and its descriptors, now the caller's; no bytes mean the other side is gone."""
+def _rights(descriptors: Sequence[int]) -> list[tuple[int, int, bytes]]:
+    if not descriptors:
+        return []
+    numbers = struct.pack(f"{len(descriptors)}i", *descriptors)
+    return [(socket.SOL_SOCKET, socket.SCM_RIGHTS, numbers)]
+
+
+class Received(NamedTuple):
+    """One message and its descriptors, now the caller's; no *content* means the other side is gone.
+
+    *lost*: not all of its descriptors came, since this process may open no more (unix(7),
+    MSG_CTRUNC). Those that did are closed, and the content may be the message's number alone.
+    """
+
+    content: bytes
+    descriptors: list[int]
+    lost: bool = False
+
+
+def receive(source: socket.socket) -> Received:
+    """Return the next message. Raises EngineError for one that is malformed; its descriptors are closed."""
     # Close-on-exec from the first moment: another thread of pytest's may be starting a process.
     # socket.recv_fds of Python 3.11 drops the flags it is given (Lib/socket.py).
-    content, rights, _, _ = source.recvmsg(2 * _INLINE_BYTES, _RIGHTS_BYTES, socket.MSG_CMSG_CLOEXEC)
+    content, rights, flags, _ = source.recvmsg(_MESSAGE_BYTES, _RIGHTS_BYTES, socket.MSG_CMSG_CLOEXEC)
     descriptors = [number for _, _, numbers in rights for (number,) in _NUMBER.iter_unpack(numbers)]
-    if content == _IN_FILE and descriptors:
-        with os.fdopen(descriptors.pop(0), "rb") as whole:
-            whole.seek(0)
-            content = whole.read()
-    return content, descriptors
+    lost = bool(flags & socket.MSG_CTRUNC)
+    with contextlib.ExitStack() as undo:
+        for descriptor in descriptors:
+            undo.callback(os.close, descriptor)
+        if flags & socket.MSG_TRUNC:
+            raise EngineError("a message is too long", seen=f"more than {_MESSAGE_BYTES} bytes")
+        if lost:
+            return Received(content.removeprefix(_IN_FILE) + b"}" * content.startswith(_IN_FILE), [], True)
+        if content.startswith(_IN_FILE) and descriptors:
+            content = _in_file(descriptors[0])
+            os.close(descriptors.pop(0))
+        undo.pop_all()
+    return Received(content, descriptors)
+
+
+def _in_file(descriptor: int) -> bytes:
+    """Return what a memory file holds; nothing else is read, for it might make us wait for ever."""
+    try:
+        fcntl.fcntl(descriptor, fcntl.F_GET_SEALS)  # EINVAL for what is no memory file (memfd_create(2))
+        size = os.fstat(descriptor).st_size
+        if size <= _FILE_BYTES:
+            return os.pread(descriptor, size, 0)
+        seen = f"{size} bytes"
+    except OSError as error:
+        seen = f"not in a memory file: {error}"
+    raise EngineError("a long message cannot be read", seen=seen)

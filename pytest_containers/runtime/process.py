@@ -43,7 +43,7 @@ def take_descriptors(stdin: int, stdout: int, stderr: int, sync: int, extra: int
     The numbers given may lie in each other's way, so all are moved up first (dup2(2)).
     """
     wanted = (stdin, stdout, stderr, sync, extra)
-    high = [fcntl.fcntl(one, fcntl.F_DUPFD_CLOEXEC, 64) if one >= 0 else -1 for one in wanted]
+    high = [fcntl.fcntl(one, fcntl.F_DUPFD_CLOEXEC, _EXTRA + 1) if one >= 0 else -1 for one in wanted]
     for number, descriptor in enumerate(high):
         if descriptor >= 0:
             os.dup2(descriptor, number, inheritable=number < SYNC)

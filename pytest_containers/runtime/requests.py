@@ -17,6 +17,7 @@ from pytest_containers.runtime import (
     join,
     messages,
     mountpoints,
+    openfiles,
     snapshot,
     sockets,
     transfer,
@@ -66,6 +67,13 @@ class Requests:
         self, request: messages.Request[object], descriptors: list[int], owner: Owner
     ) -> Recipe[Answered]:
         """Carry out *request* for *owner*. Raises the errors it documents."""
+        if isinstance(request, messages.Create | messages.Start | messages.ExecRequest):
+            openfiles.require_room("the run's supervisor")
+        if len(descriptors) < request.brings:
+            raise EngineError(
+                f"{type(request).__name__} came without its descriptors",
+                seen=f"{len(descriptors)} of {request.brings}",
+            )
         match request:
             case messages.Create():
                 return self._create(request, descriptors, owner)
@@ -84,6 +92,8 @@ class Requests:
             case messages.Listening():
                 return Answered(noun=_listening(self._known(request.id)))
             case messages.Publish():
+                if not 0 < request.port < 1 << 16:
+                    raise SpecInvalid(f"{request.port} is not a port", mend="name one from 1 to 65535")
                 endpoint = self._known(request.id).endpoint
                 with socket.socket(fileno=os.dup(descriptors[0])) as listener:
                     self._run.switch.publish(endpoint, request.port, listener)
@@ -146,6 +156,8 @@ class Requests:
         wanted = replace(wanted, roots=self._roots(spec), interfaces=request.interfaces)
         ceiling = self._run.memory.ceiling_bytes()
         wanted = replace(wanted, tmpfs={path: size or ceiling for path, size in spec.tmpfs.items()})
+        if request.leased > len(descriptors):
+            raise EngineError("Create came without the lease of its layers", seen="no descriptors")
         with contextlib.ExitStack() as undo:
             endpoint = self._run.switch.endpoint(self._network(owner, spec.network))
             undo.callback(self._run.switch.release, endpoint)
@@ -163,12 +175,14 @@ class Requests:
             undo.pop_all()
         with contextlib.ExitStack() as undo:
             undo.callback(sandbox.close)
+            for number, descriptor in enumerate(descriptors[: 1 + request.leased]):
+                if request.leased and number == 0:
+                    sandbox.lease = os.dup(descriptor)
+                else:
+                    sandbox.seed = os.dup(descriptor)
             _write_etc(sandbox)
             self._run.switch.name(endpoint, _names(sandbox))
             undo.pop_all()
-        came = [os.dup(descriptor) for descriptor in descriptors]
-        sandbox.lease = came.pop(0) if request.leased else -1
-        sandbox.seed = came.pop(0) if came else -1
         self._sandboxes[container_id] = sandbox
         owner.containers.add(container_id)
         return _created(sandbox, found=False)
@@ -199,7 +213,7 @@ class Requests:
         sandbox = self._known(request.id)
         spec = ExecSpec(argv=request.argv, user=request.user, workdir=request.workdir, env=request.env)
         wanted = process(spec, sandbox.bundle.process)
-        stdin, stdout, stderr = descriptors
+        stdin, stdout, stderr = descriptors[:3]
         try:
             code = yield from join.execute(sandbox, wanted, (stdin, stdout, stderr), request.timeout_s)
         except StartError as error:

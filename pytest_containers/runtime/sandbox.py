@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from pytest_containers.errors import ContainersError, EngineError
-from pytest_containers.runtime import cgroups, init, logs, process, snapshot, syscalls
+from pytest_containers.runtime import cgroups, init, logs, openfiles, process, snapshot, syscalls
 from pytest_containers.runtime.bundle import Bundle
 from pytest_containers.runtime.loop import Loop, Recipe, Wait
 from pytest_containers.runtime.messages import parse
@@ -40,11 +40,13 @@ _MESSAGE_BYTES: Final = 1 << 16
 class Run:
     """What every sandbox of the run shares; two descriptors: our network namespace and the host's.
 
-    *placement* is where the processes of a container go that has no limits.
+    *placement* is where the processes of a container go that has no limits. *open_files* are the
+    soft and the hard limit that pytest has, and so a container's processes.
     """
 
     folder: str
     loop: Loop
+    open_files: tuple[int, int]
     switch: Switch
     ground: Ground
     last_capability: int
@@ -222,6 +224,7 @@ def start(sandbox: Sandbox) -> Recipe[None]:
         child = _clone(sandbox)
         if child.pid == 0:
             process.take_descriptors(null, out_theirs, err_theirs, sync.fileno(), sandbox.seed)
+            openfiles.restore(run.open_files)
             init.enter(
                 sandbox.bundle,
                 sandbox.snapshot,
@@ -261,7 +264,9 @@ def _connect(sandbox: Sandbox, child: syscalls.Child, ours: socket.socket) -> No
         sandbox.run.switch.attach(sandbox.endpoint, child.pid)
     except EngineError:
         # Its namespaces are gone with it, which is all that the kernel can say (ESRCH).
-        if select.select([ours], [], [], 0)[0]:
+        poll = select.poll()  # select(2) takes no descriptor above 1023
+        poll.register(ours, select.POLLIN)
+        if poll.poll(0):
             raise_if_failed(ours)
         raise
     with contextlib.suppress(BrokenPipeError, ConnectionResetError):

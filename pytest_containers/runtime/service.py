@@ -9,16 +9,24 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Final
 
-from pytest_containers.errors import ContainersError, EngineError
-from pytest_containers.runtime import messages, syscalls
-from pytest_containers.runtime.loop import Recipe, Task
+from pytest_containers.errors import ContainersError, EngineError, HostError
+from pytest_containers.runtime import messages, openfiles, syscalls
+from pytest_containers.runtime.loop import Recipe, Task, Wait
+from pytest_containers.runtime.outbox import Outbox
 from pytest_containers.runtime.requests import Answered, Owner, Requests
 from pytest_containers.runtime.sandbox import Run
 
 __all__ = ["Service"]
+
+
+_WHO: Final = "the run's supervisor"
+# While no descriptor is free, a client that connects waits this long between two looks.
+_ACCEPT_AGAIN_S: Final = 0.05
 
 
 @dataclass(eq=False, slots=True, kw_only=True)
@@ -26,10 +34,12 @@ class _Connection:
     """One client: its socket, the pidfd of its process, what it owns and what it waits for."""
 
     channel: socket.socket
+    outbox: Outbox
     pidfd: int = -1
     owner: Owner
     tasks: set[Task[Answered]] = field(default_factory=set)
     watches: list[tuple[int, Callable[[], None]]] = field(default_factory=list)
+    flush: Callable[[], None] | None = None
 
 
 class Service:
@@ -53,38 +63,69 @@ class Service:
 
     def serve(self) -> None:
         """Serve until the run's end."""
+        self._listener.setblocking(False)
         self._run.loop.watch(self._listener.fileno(), self._accept)
         # The run has one fate: without the gateway nobody gets out, so nobody stays in.
         self._run.loop.watch(self._gateway.pidfd, self._run.loop.end)
         self._run.loop.spin()
 
     def _accept(self) -> None:
-        channel, _ = self._listener.accept()
+        if not openfiles.has_room():
+            self._pause_accepting()
+            return
+        try:
+            channel, _ = self._listener.accept()
+        except BlockingIOError:
+            return
+        except OSError:  # EMFILE, ENFILE, ENOBUFS, ENOMEM (accept(2)): the client stays in the queue
+            self._pause_accepting()
+            return
         self._accepted += 1
-        connection = _Connection(channel=channel, owner=Owner(self._accepted))
+        channel.setblocking(False)
+        connection = _Connection(channel=channel, outbox=Outbox(channel), owner=Owner(self._accepted))
         self._connections.add(connection)
         self._watch(connection, channel.fileno(), lambda: self._receive(connection))
 
+    def _pause_accepting(self) -> None:
+        """Leave new clients in the listener's queue for a moment; it would be readable all the time."""
+        self._run.loop.forget(self._listener.fileno(), self._accept)
+
+        def pause() -> Recipe[None]:
+            yield Wait(-1, time.monotonic() + _ACCEPT_AGAIN_S)
+
+        def again(_: object) -> None:
+            self._run.loop.watch(self._listener.fileno(), self._accept)
+
+        self._run.loop.begin(pause(), again, again)
+
     def _watch(self, connection: _Connection, descriptor: int, callback: Callable[[], None]) -> None:
-        connection.watches.append((descriptor, callback))
         self._run.loop.watch(descriptor, callback)
+        connection.watches.append((descriptor, callback))
 
     def _receive(self, connection: _Connection) -> None:
         try:
-            content, descriptors = messages.receive(connection.channel)
-        except OSError:
-            content, descriptors = b"", []
-        if not content:
+            received = messages.receive(connection.channel)
+        except BlockingIOError:
+            return
+        except (OSError, ContainersError):
+            self._drop(connection)
+            return
+        if not received.content:
+            _close(received.descriptors)
             self._drop(connection)
             return
         try:
-            number, request = messages.parse(content)
-            if not isinstance(request, messages.Request):
+            number, request = messages.parse(received.content, lost=received.lost)
+            if not isinstance(request, messages.Request) and not received.lost:
                 raise EngineError("an answer came where a request belongs")
         except ContainersError:
+            _close(received.descriptors)
             self._drop(connection)
             return
-        self._begin(connection, number, request, descriptors)
+        if received.lost or not isinstance(request, messages.Request):
+            self._answer(connection, messages.error_message(number, _lost()), ())
+            return
+        self._begin(connection, number, request, received.descriptors)
 
     def _begin(
         self,
@@ -130,24 +171,57 @@ class Service:
                 seen=f"{request.version} asks, {messages.VERSION} answers",
                 mend="end the older run, then start again",
             )
-        if descriptors:
-            connection.pidfd = os.dup(descriptors[0])
-            self._watch(connection, connection.pidfd, lambda: self._drop(connection))
+        if descriptors and connection.pidfd < 0:
+            pidfd = os.dup(descriptors[0])
+            try:
+                self._watch(connection, pidfd, lambda: self._drop(connection))
+            except (OSError, ValueError) as error:
+                os.close(pidfd)
+                raise EngineError("what came with Hello is no pidfd", seen=str(error)) from error
+            connection.pidfd = pidfd
 
     def _answer(self, connection: _Connection, content: bytes, descriptors: tuple[int, ...]) -> None:
-        # A client that is gone, or that never reads, is noticed by its end, not by its answer.
-        with contextlib.suppress(OSError):
-            messages.send(connection.channel, content, descriptors)
+        """Send an answer, now or when the client reads; one that leaves too much unread is dropped."""
+        if connection not in self._connections:
+            return
+        try:
+            connection.outbox.post(content, descriptors)
+        except OSError:
+            self._drop(connection)
+            return
+        if connection.outbox.pending and connection.flush is None:
+
+            def flush() -> None:
+                self._flush(connection)
+
+            connection.flush = flush
+            self._run.loop.watch(connection.channel.fileno(), flush, write=True)
+
+    def _flush(self, connection: _Connection) -> None:
+        try:
+            connection.outbox.flush()
+        except OSError:
+            self._drop(connection)
+            return
+        if not connection.outbox.pending:
+            self._stop_flushing(connection)
+
+    def _stop_flushing(self, connection: _Connection) -> None:
+        flush, connection.flush = connection.flush, None
+        if flush is not None:
+            self._run.loop.forget(connection.channel.fileno(), flush, write=True)
 
     def _drop(self, connection: _Connection) -> None:
         """Tear down what a connection owns; the last one ends the run."""
         if connection not in self._connections:
             return
         self._connections.discard(connection)
+        self._stop_flushing(connection)
         for descriptor, callback in connection.watches:
             self._run.loop.forget(descriptor, callback)
         for task in tuple(connection.tasks):
             task.cancel()
+        connection.outbox.close()
         connection.channel.close()
         if connection.pidfd >= 0:
             os.close(connection.pidfd)
@@ -164,8 +238,24 @@ def _told(request: messages.Request[object], error: Exception) -> ContainersErro
         return error
     if isinstance(error, TimeoutError):
         return EngineError("timeout", seen="timeout")
+    if (told := openfiles.running_out(error, _WHO)) is not None:
+        return told
     return EngineError(
         f"the engine failed at {type(request).__name__}",
         seen=f"{type(error).__name__}: {error}",
         mend="this is a fault of the engine; please report it with these lines",
     )
+
+
+def _lost() -> ContainersError:
+    """Return why the descriptors of a request did not come with it."""
+    try:
+        openfiles.require_room(_WHO)
+    except HostError as error:
+        return error
+    return EngineError("a request brought more descriptors than any needs", seen="MSG_CTRUNC")
+
+
+def _close(descriptors: list[int]) -> None:
+    for descriptor in descriptors:
+        os.close(descriptor)

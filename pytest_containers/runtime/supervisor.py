@@ -20,6 +20,7 @@ from pytest_containers.runtime import (
     capabilities,
     cgroups,
     gateway,
+    openfiles,
     roots,
     service,
     snapshot,
@@ -57,7 +58,9 @@ def _tie_to(janitor: int) -> None:
     """End when the janitor does, also if it has ended already: of that no signal tells."""
     syscalls.parent_death_signal(signal.SIGKILL)
     # getppid(2) cannot say: our parent is outside of our pid namespace, and so 0 all along.
-    if select.select([janitor], [], [], 0)[0]:
+    poll = select.poll()  # select(2) takes no descriptor above 1023
+    poll.register(janitor, select.POLLIN)
+    if poll.poll(0):
         os._exit(1)
     os.close(janitor)
 
@@ -80,6 +83,7 @@ def _explained(error: ContainersError | OSError) -> ContainersError:
 
 def _begin(folder: str) -> tuple[Run, syscalls.Child]:
     """Make the run's namespaces and what lies in them, in the order the kernel needs."""
+    open_files = openfiles.raise_soft_limit()
     os.umask(0o022)  # pytest's own may be 077, and a container's folders are everybody's
     os.mkdir(os.path.join(folder, "ground"))
     syscalls.join_session_keyring()  # an exec has the run's, a container's first process one of its own
@@ -98,6 +102,7 @@ def _begin(folder: str) -> tuple[Run, syscalls.Child]:
     return Run(
         folder=folder,
         loop=Loop(),
+        open_files=open_files,
         switch=switch,
         ground=ground,
         last_capability=last_capability,

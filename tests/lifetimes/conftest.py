@@ -238,6 +238,10 @@ class Stage:
         """Return how many containers' processes of *player* there are."""
         return sum(_words(pid).endswith(f"sleep {player.mark}") for pid in pids())
 
+    def is_asleep(self, pid: int) -> bool:
+        """Return whether a process is the first one of a container that is running."""
+        return any(_words(str(pid)).endswith(f"sleep {mark}") for mark in self.marks)
+
     def processes(self) -> tuple[int, ...]:
         """Return the run's processes: janitor, supervisor, gateway, containers; the players are none."""
         known = {player.pid for player in self.players} | self.bystanders

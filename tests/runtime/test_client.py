@@ -39,7 +39,7 @@ class Supervisor:
 
     def hear(self) -> tuple[int, object]:
         """Return the number of the next request, and the request."""
-        content, descriptors = messages.receive(self.line)
+        content, descriptors, _ = messages.receive(self.line)
         for descriptor in descriptors:
             os.close(descriptor)
         return messages.parse(content)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import select
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -317,3 +319,139 @@ def test_recipe_may_begin_another(scene: Scene) -> None:
     scene.loop.begin(_reads(scene, ours), done, scene.errors.append)
     scene.spin()
     assert scene.results == [b"one", b"two"]
+
+
+def test_callback_that_fails_is_reported_and_called_no_more(
+    scene: Scene, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A fault of one watcher ends neither the loop nor the others, and is not repeated without end."""
+    ours, theirs = scene.pipe()
+    other, others = scene.pipe()
+    calls: list[str] = []
+
+    def fails() -> None:
+        calls.append("fails")
+        os.write(others, b"x")
+        raise ValueError("of one client")
+
+    def ends() -> None:
+        calls.append("ends")
+        scene.loop.end()
+
+    scene.loop.watch(ours, fails)
+    scene.loop.watch(other, ends)
+    os.write(theirs, b"x")
+    scene.spin()
+    assert calls == ["fails", "ends"]
+    assert "goes on after ValueError: of one client at" in capfd.readouterr().err
+    scene.loop.forget(other, ends)
+    assert scene.loop._selected == {}
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_failure_of_an_ending_does_not_end_the_loop(
+    scene: Scene, late: bool, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A recipe whose end cannot be told, by its descriptor or by its deadline, leaves the others alone."""
+    ours, theirs = scene.pipe()
+    other, others = scene.pipe()
+
+    def done(result: object) -> None:
+        os.write(others, b"x")
+        raise ValueError("nobody to tell")
+
+    deadline = time.monotonic() if late else None
+    scene.loop.begin(_reads(scene, ours, deadline=deadline), done, scene.errors.append)
+    scene.begin(_reads(scene, other, ends=True))
+    if not late:
+        os.write(theirs, b"x")
+    scene.spin()
+    assert scene.results == [b"x"]
+    assert "nobody to tell" in capfd.readouterr().err
+
+
+def test_undoing_that_fails_does_not_reach_who_cancels(
+    scene: Scene, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """An error while a cancelled recipe undoes its work is reported, and the canceller goes on."""
+    ours, _ = scene.pipe()
+
+    def recipe() -> Recipe[object]:
+        try:
+            yield Wait(ours)
+        finally:
+            raise OSError("cannot be undone")
+
+    scene.begin(recipe()).cancel()
+    assert scene.errors == []
+    assert "cannot be undone" in capfd.readouterr().err
+
+
+def test_recipe_that_waits_for_what_cannot_be_watched_is_told(scene: Scene) -> None:
+    """A wait that the kernel refuses is an error where the recipe waits, and it may go on from there."""
+    with open(__file__) as regular:
+
+        def recipe() -> Recipe[object]:
+            try:
+                yield Wait(regular.fileno())
+            except OSError as error:
+                return type(error).__name__
+            return "waited"
+
+        scene.begin(recipe())
+        assert scene.results == ["PermissionError"]
+
+
+@pytest.mark.parametrize("seconds", [1e12, float("inf")])
+def test_recipe_may_wait_longer_than_epoll_can(scene: Scene, seconds: float) -> None:
+    """A deadline past what the kernel's call takes is as good as any."""
+    ours, theirs = scene.pipe()
+    scene.begin(_reads(scene, ours, ends=True, deadline=time.monotonic() + seconds))
+    os.write(theirs, b"x")
+    scene.loop.spin()
+    assert scene.results == [b"x"]
+
+
+def test_recipe_may_wait_for_a_moment_alone(scene: Scene) -> None:
+    """Without a descriptor a wait ends at its deadline."""
+
+    def recipe() -> Recipe[object]:
+        readable = yield Wait(-1, time.monotonic() + 0.01)
+        scene.loop.end()
+        return readable
+
+    scene.begin(recipe())
+    scene.spin()
+    assert scene.results == [False]
+
+
+def test_descriptor_is_watched_both_ways(scene: Scene) -> None:
+    """Readers and writers of one descriptor are called for their own side alone."""
+    left, right = socket.socketpair()
+    with left, right:
+        left.setblocking(False)
+        while True:
+            try:
+                left.send(bytes(4096))
+            except BlockingIOError:
+                break
+        calls: list[str] = []
+
+        def write() -> None:
+            calls.append("write")
+            scene.loop.forget(left.fileno(), write, write=True)
+            scene.loop.end()
+
+        def read() -> None:
+            calls.append("read")
+            left.recv(100)
+            while select.select([right], [], [], 0)[0]:
+                right.recv(1 << 20)
+
+        scene.loop.watch(left.fileno(), write, write=True)
+        scene.loop.watch(left.fileno(), read)
+        right.send(b"x")
+        scene.spin()
+        assert calls == ["read", "write"]
+        scene.loop.forget(left.fileno(), read)
+        assert scene.loop._selected == {}

@@ -6,8 +6,10 @@ import contextlib
 import dataclasses
 import json
 import os
+import resource
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Final
 
 import pytest
@@ -16,7 +18,15 @@ from hypothesis import strategies as st
 
 from pytest_containers.errors import CommandNotFound, EngineError
 from pytest_containers.runtime import messages
-from pytest_containers.runtime.messages import decode, error_message, message, parse, receive, send
+from pytest_containers.runtime.messages import (
+    Received,
+    decode,
+    error_message,
+    message,
+    parse,
+    receive,
+    send,
+)
 from pytest_containers.spec import (
     Bind,
     ContainerSpec,
@@ -52,10 +62,12 @@ _SPECS: Final = st.builds(
     binds=st.lists(st.builds(Bind, source=_TEXT, target=_TEXT, read_only=st.booleans()), max_size=2).map(
         tuple
     ),
-    tmpfs=st.dictionaries(_TEXT, st.integers(0), max_size=2),
+    tmpfs=st.dictionaries(_TEXT, st.integers(0, (1 << 63) - 1), max_size=2),
     files=st.just({}),
     aliases=_NAMES,
-    limits=st.builds(Limits, memory_bytes=st.none() | st.integers(0), cpus=st.none() | _SECONDS),
+    limits=st.builds(
+        Limits, memory_bytes=st.none() | st.integers(0, (1 << 63) - 1), cpus=st.none() | _SECONDS
+    ),
     cap_add=_NAMES,
     stop_signal=st.none() | _TEXT,
     stop_timeout_s=_SECONDS,
@@ -206,7 +218,7 @@ def test_message_arrives_when_it_is_long(pair: Pair, size: int) -> None:
     content = bytes(range(256)) * (size // 256) + b"x" * (size % 256)
     before = _open_descriptors()
     send(pair[0], content)
-    assert receive(pair[1]) == (content, [])
+    assert receive(pair[1]) == Received(content, [])
     assert _open_descriptors() == before
 
 
@@ -217,7 +229,8 @@ def test_message_brings_descriptors_in_order(pair: Pair, size: int) -> None:
     received: list[int] = []
     try:
         send(pair[0], b"x" * size, made)
-        content, received = receive(pair[1])
+        content, received, lost = receive(pair[1])
+        assert not lost
         assert len(content) == size
         assert [os.fstat(one).st_ino for one in received] == [os.fstat(one).st_ino for one in made]
         assert not set(received) & set(made)
@@ -238,7 +251,7 @@ def test_message_keeps_its_borders(pair: Pair) -> None:
 def test_message_is_empty_when_the_other_side_is_gone(pair: Pair) -> None:
     """The end of a connection reads as no bytes and no descriptors."""
     pair[0].close()
-    assert receive(pair[1]) == (b"", [])
+    assert receive(pair[1]) == Received(b"", [])
 
 
 def test_message_long_leaves_nothing_when_it_cannot_be_sent(pair: Pair) -> None:
@@ -253,4 +266,78 @@ def test_message_long_leaves_nothing_when_it_cannot_be_sent(pair: Pair) -> None:
 def test_message_text_of_a_memory_file_is_only_text(pair: Pair) -> None:
     """The mark of a memory file without a descriptor beside it is a message like others."""
     send(pair[0], messages._IN_FILE)
-    assert receive(pair[1]) == (messages._IN_FILE, [])
+    assert receive(pair[1]) == Received(messages._IN_FILE, [])
+
+
+@pytest.mark.parametrize("size", [10, 200_000])
+def test_message_whose_descriptors_find_no_room_is_told(pair: Pair, size: int) -> None:
+    """Descriptors that our limit of open files keeps out are noticed, and the number is known."""
+    request = message(7, messages.Read(id="x" * size, path="/"))
+    before = _open_descriptors()
+    made = [os.memfd_create(f"file {number}") for number in range(3)]
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        send(pair[0], request, made)
+        lowest = os.dup(0)
+        os.close(lowest)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (lowest + 1, limits[1]))
+        received = receive(pair[1])
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        for descriptor in made:
+            os.close(descriptor)
+    assert received.lost
+    assert received.descriptors == []
+    assert parse(received.content, lost=True)[0] == 7
+    assert _open_descriptors() == before
+
+
+def test_message_with_more_descriptors_than_any_needs_is_told(pair: Pair) -> None:
+    """What is more than a message may bring is closed by the kernel, and the rest by us."""
+    before = _open_descriptors()
+    socket.send_fds(pair[0], [b"{}"], [pair[0].fileno()] * 100)
+    assert receive(pair[1]) == Received(b"{}", [], True)
+    assert _open_descriptors() == before
+
+
+@pytest.mark.parametrize("kind", ["pipe", "fifo", "device", "folder", "sparse"])
+def test_message_in_what_is_no_memory_file_is_refused_at_once(pair: Pair, tmp_path: Path, kind: str) -> None:
+    """A long message is read from a memory file of a bearable size, and from nothing that makes us wait."""
+    reading, writing = os.pipe()
+    os.mkfifo(tmp_path / "fifo")
+    made = {
+        "pipe": lambda: os.dup(reading),
+        "fifo": lambda: os.open(tmp_path / "fifo", os.O_RDWR),
+        "device": lambda: os.open("/dev/zero", os.O_RDONLY),
+        "folder": lambda: os.open(tmp_path, os.O_RDONLY),
+        "sparse": lambda: os.memfd_create("sparse"),
+    }[kind]()
+    if kind == "sparse":
+        os.truncate(made, 1 << 40)
+    before = _open_descriptors()
+    socket.send_fds(pair[0], [messages._IN_FILE], [made, made])
+    with pytest.raises(EngineError, match="long message cannot be read"):
+        receive(pair[1])
+    assert _open_descriptors() == before
+    for descriptor in (reading, writing, made):
+        os.close(descriptor)
+
+
+def test_message_longer_than_the_buffer_is_refused(pair: Pair) -> None:
+    """A message that would be cut off is an error, and what came with it is closed."""
+    before = _open_descriptors()
+    socket.send_fds(pair[0], [b"x" * (messages._MESSAGE_BYTES + 1)], [pair[0].fileno()])
+    with pytest.raises(EngineError, match="too long"):
+        receive(pair[1])
+    assert _open_descriptors() == before
+
+
+def test_message_to_a_client_that_does_not_read_is_not_waited_for(pair: Pair) -> None:
+    """A send that may not wait says so when the other side has read too little."""
+
+    def flood() -> None:
+        for _ in range(100_000):
+            send(pair[0], b"x" * 1000, wait=False)
+
+    with pytest.raises(BlockingIOError):
+        flood()
