@@ -19,6 +19,7 @@ from pytest_containers.catalog import Catalog, Service
 from pytest_containers.container import Container, laid_over
 from pytest_containers.engines.base import Engine, Network
 from pytest_containers.errors import SpecInvalid, Unsupported
+from pytest_containers.exits import signal_number
 from pytest_containers.inventory import RegistryAccess
 from pytest_containers.options import default_store
 from pytest_containers.order import Lifetime, Order
@@ -238,6 +239,7 @@ class Session:
                     reference, policy=order.pull, platform=order.platform, watch=watches.transfer
                 )
         spec = self._named(_with_service(order.spec, service), order, lifetime)
+        _judge_stop_signal(spec, image)
         handle = self.engine.create(spec, image)
         try:
             container = Container(
@@ -286,6 +288,19 @@ class Session:
         with self._lock:
             self._counts[stem] += 1
             return f"{stem}-{self._counts[stem]}"
+
+
+def _judge_stop_signal(spec: ContainerSpec, image: ImageRecord) -> None:
+    """Raise SpecInvalid now for a stop signal of the image that stop() could not send."""
+    if spec.stop_signal is not None or not image.config.stop_signal:
+        return
+    try:
+        signal_number(image.config.stop_signal)
+    except SpecInvalid as error:
+        raise SpecInvalid(
+            f"STOPSIGNAL of {image.reference} is {image.config.stop_signal!r}, which is not a signal",
+            mend='name one that the process knows: stop_signal="SIGTERM"',
+        ) from error
 
 
 def _default(spec: ContainerSpec, image: ImageRecord) -> Probe:

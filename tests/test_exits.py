@@ -23,17 +23,29 @@ def test_signal_number_reads_an_offset() -> None:
     assert signal_number("RTMAX-1") == signal.SIGRTMAX - 1
 
 
-@pytest.mark.parametrize("text", ["", "SIGNOTHING", "999", "-9", "TERM KILL"])
-def test_signal_number_refuses_what_is_none(text: str) -> None:
+@pytest.mark.parametrize("number", range(1, 65))
+def test_signal_number_takes_every_number_and_its_own_name(number: int) -> None:
+    """Every signal of the kernel can be named by its number, and by the name that is shown for it."""
+    assert signal_number(number) == signal_number(str(number)) == number
+    name = signal_name(number)
+    assert name.startswith("signal ") or signal_number(name) == number
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "SIGNOTHING", "999", "-9", "TERM KILL", 0, 65, "65", "TERM+3", "RTMIN-1", "RTMIN+31", True, 9.5],
+)
+def test_signal_number_refuses_what_is_none(text: int | str) -> None:
     """What is no signal is named in the error."""
     with pytest.raises(SpecInvalid, match=r"is not a signal"):
         signal_number(text)
 
 
 def test_signal_name_tells_numbers_without_a_name() -> None:
-    """A signal without a name is told by its number."""
+    """A real-time signal is told as `kill -l` does, and what the C library keeps by its number."""
     assert signal_name(9) == "SIGKILL"
-    assert signal_name(40) == "signal 40"
+    assert signal_name(37) == "SIGRTMIN+3"
+    assert signal_name(32) == "signal 32"
 
 
 def test_describe_state_tells_all_that_is_known() -> None:

@@ -111,6 +111,16 @@ def test_default_is_to_wait_for_every_exposed_port(session: Session, engine: Mem
         launch(session, "web:1", ports=[81], timeout=0.05)
 
 
+def test_stop_signal_of_an_image_is_judged_before_the_start(session: Session, engine: MemoryEngine) -> None:
+    """An image's STOPSIGNAL that is none is told with the image, and the test's own is used in its place."""
+    engine.images.put("web:1", HOST, ImageConfig(command=SLEEP, stop_signal="SIGSTOPPED"))
+    with pytest.raises(SpecInvalid, match="STOPSIGNAL of web:1") as caught:
+        launch(session, "web:1")
+    assert "stop_signal=" in str(caught.value)
+    assert engine.run.containers == {}
+    assert launch(session, "web:1", stop_signal=15).state == "running"
+
+
 @pytest.mark.parametrize(
     ("options", "feature"),
     [
