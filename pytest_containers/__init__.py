@@ -62,6 +62,7 @@ if TYPE_CHECKING:
         http,
         log,
         port,
+        started,
     )
     from pytest_containers.shelf import (
         Shelf,
@@ -130,6 +131,7 @@ __all__ = [
     "http",
     "log",
     "port",
+    "started",
 ]
 
 _MODULES: Final[Mapping[str, str]] = {
@@ -149,6 +151,7 @@ _MODULES: Final[Mapping[str, str]] = {
     "http": "probe",
     "log": "probe",
     "port": "probe",
+    "started": "probe",
     "Shelf": "shelf",
     "Address": "spec",
     "Change": "spec",

@@ -81,6 +81,18 @@ class Catalog:
                 return service, service.repository + rest if rest else service.image
         return None, image
 
+    def probe(self, name: str) -> Probe:
+        """Return the probe of the service *name*. Raises SpecInvalid where there is none."""
+        service = self._services.get(name)
+        if service is None or service.ready is None:
+            known = (one.name for one in self._services.values() if one.ready is not None)
+            raise SpecInvalid(
+                f"ready={name!r} names no service with a probe",
+                seen=f"services: {', '.join(sorted(known))}",
+                mend="name one of these, or give a probe: port(), http(), log() and their kin",
+            )
+        return service.ready
+
     def folder(self, image: str) -> Path | None:
         """Return the folder with the Dockerfile that makes *image*, None for what is a reference.
 

@@ -8,10 +8,11 @@ of containers. Every look is made from the test process or from the kernel's tab
 
 from __future__ import annotations
 
+import inspect
 import re
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Never, cast
 
@@ -27,10 +28,12 @@ __all__ = [
     "Called",
     "Command",
     "Exited",
+    "Exposed",
     "Health",
     "Listening",
     "LogProgress",
     "Logged",
+    "PortProgress",
     "Probe",
     "Started",
     "Target",
@@ -41,24 +44,35 @@ __all__ = [
 
 # One look may not take the whole wait: a connection to a server that died meanwhile gets no answer.
 _LOOK_S = 3.0
+# What is left for a look at the deadline.
+_SHORTEST_S = 0.01
+# Some of an image's ports are bound: the others may still come. How long the set has to stay the
+# same is measured by how long the server took so far, within these bounds.
+_STILL_S = 1.0
+_LONGEST_STILL_S = 10.0
+_STILL_FACTOR = 2.0
 # Mistakes in a test's own callable: no amount of waiting mends them.
 _PROGRAMMING = (NameError, AttributeError, TypeError, ImportError, SyntaxError)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """What one look saw; *reason* says why the container is not ready."""
+    """What one look saw; *reason* says why the container is not ready, *mend* what to do about it."""
 
     ready: bool
     reason: str = ""
+    mend: str = ""
 
+
+# Characters of a command's output that a reason quotes.
+_SAID = 200
 
 READY = Verdict(ready=True)
 
 
-def not_yet(reason: str) -> Verdict:
+def not_yet(reason: str, *, mend: str = "") -> Verdict:
     """Return the verdict of a look that has to be repeated."""
-    return Verdict(ready=False, reason=reason)
+    return Verdict(ready=False, reason=reason, mend=mend)
 
 
 def in_words(error: Exception) -> str:
@@ -76,13 +90,22 @@ class LogProgress:
         self.lines = Lines()
 
 
+class PortProgress:
+    """The ports that were bound at the last look, and since when they are those."""
+
+    def __init__(self, bound: frozenset[Port], since: float) -> None:
+        self.bound = bound
+        self.since = since
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
     """The container of one wait.
 
     *deadline* is on `time.monotonic`'s clock, *timeout_s* what was left of it at the beginning;
     *log_from* is the log position of the last start;
-    *container* is handed to callables as it is.
+    *container* is handed to callables as it is. What a probe remembers is kept by its `id`, since
+    a callable's probe need not be hashable.
     """
 
     name: str
@@ -94,10 +117,26 @@ class Target:
     healthcheck: Healthcheck | None = None
     shell: tuple[str, ...] = ("/bin/sh", "-c")
     progress: dict[Probe, LogProgress] = field(default_factory=dict)
+    ports: dict[int, PortProgress] = field(default_factory=dict)
+    answers: dict[int, str] = field(default_factory=dict)
 
     def look_s(self) -> float:
         """Return how long one look may block, in seconds."""
-        return min(_LOOK_S, max(0.01, self.deadline - time.monotonic()))
+        return min(_LOOK_S, self.left_s())
+
+    def left_s(self) -> float:
+        """Return the time to the deadline in seconds, at least a moment."""
+        return max(_SHORTEST_S, self.deadline - time.monotonic())
+
+    def answered(self, probe: Probe, reason: str) -> Verdict:
+        """Return the verdict of a look that saw something, and remember what."""
+        self.answers[id(probe)] = reason
+        return not_yet(reason)
+
+    def unanswered(self, probe: Probe, reason: str) -> Verdict:
+        """Return the verdict of a look that saw nothing, with what the last one saw that did."""
+        before = self.answers.get(id(probe))
+        return not_yet(f"{reason}; the last answer was: {before}" if before else reason)
 
 
 class Probe(ABC):
@@ -140,11 +179,64 @@ class Listening(Probe):
     def check(self, target: Target) -> Verdict:
         """Compare the bound ports with those that are wanted."""
         bound = target.handle.listening()
-        missing = [str(port) for port in self.ports if port not in bound]
+        missing = [port for port in self.ports if port not in bound]
+        return _missing(missing, bound, target) if missing else READY
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exposed(Probe):
+    """Holds when ports that an image exposes are bound: all of them, or some and no other for a while.
+
+    EXPOSE is documentation (image-spec, config.md): many images expose ports at which nothing
+    listens unless it is configured, such as the second port of a cluster.
+    """
+
+    ports: tuple[Port, ...]
+
+    def describe(self) -> str:
+        """Return what is waited for."""
+        listed = ", ".join(map(str, self.ports))
+        return f"a listener on {listed}" + (" (one or more)" if len(self.ports) > 1 else "")
+
+    def check(self, target: Target) -> Verdict:
+        """Compare the bound ports with those that are exposed, and with those of the look before."""
+        everything = target.handle.listening()
+        bound = everything.intersection(self.ports)
+        missing = [port for port in self.ports if port not in bound]
         if not missing:
             return READY
-        others = ", ".join(map(str, sorted(bound))) or "nothing"
-        return not_yet(f"no listener on {', '.join(missing)} ({others} bound; loopback does not count)")
+        now = time.monotonic()
+        progress = target.ports.get(id(self))
+        if progress is None or progress.bound != bound:
+            progress = target.ports[id(self)] = PortProgress(bound, now)
+        if not bound:
+            return _missing(missing, everything, target)
+        took_s = progress.since - (target.deadline - target.timeout_s)
+        still_s = min(_LONGEST_STILL_S, max(_STILL_S, _STILL_FACTOR * took_s))
+        if now - progress.since >= still_s:
+            return READY
+        return not_yet(
+            f"{_listed(bound)} bound for {now - progress.since:.1f} s,"
+            f" no listener on {_listed(missing)}, which may still come",
+            mend="name the port that counts: ready=port(...); or raise timeout=",
+        )
+
+
+def _listed(ports: Iterable[Port]) -> str:
+    return ", ".join(map(str, sorted(ports)))
+
+
+def _missing(missing: Sequence[Port], bound: frozenset[Port], target: Target) -> Verdict:
+    """Return the verdict on ports without a listener; one that nobody can reach is told with its address."""
+    aside = target.handle.unreachable()
+    closed = [str(port) for port in missing if port not in aside]
+    reasons = [f"no listener on {', '.join(closed)} ({_listed(bound) or 'nothing'} bound)"] if closed else []
+    for port in missing:
+        if address := aside.get(port):
+            only = "for IPv6 " if ":" in address and address != "::1" else ""
+            reasons.append(f"{port} is bound to {address} {only}alone")
+    mend = "" if len(closed) == len(missing) else "let the server listen on 0.0.0.0: nobody else reaches it"
+    return not_yet("; ".join(reasons), mend=mend)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -190,9 +282,8 @@ class Command(Probe):
     def check(self, target: Target) -> Verdict:
         """Run the command once."""
         # As long as the wait: a slow command is still one command, and no second one runs beside it.
-        left_s = max(0.01, target.deadline - time.monotonic())
-        spec = ExecSpec(argv=self.argv, user=self.user, timeout_s=left_s)
-        return _run(target, spec, self.exit_code)
+        spec = ExecSpec(argv=self.argv, user=self.user, timeout_s=target.left_s())
+        return _run(self, target, spec, self.exit_code)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -213,9 +304,9 @@ class Health(Probe):
                 command = (*target.shell, line)
             case _:
                 return not_yet("the image has no HEALTHCHECK")
-        left_s = max(0.01, target.deadline - time.monotonic())
+        left_s = target.left_s()
         timeout_s = min(healthcheck.timeout_s, left_s) if healthcheck else left_s
-        return _run(target, ExecSpec(argv=command, timeout_s=timeout_s), 0)
+        return _run(self, target, ExecSpec(argv=command, timeout_s=timeout_s), 0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -283,7 +374,8 @@ class Called(Probe):
     """Holds when a test's own callable returns something true for the container.
 
     What it raises is a reason to look again: every client library has errors of its own for a
-    server that is not there yet. A mistake in the callable itself is raised at once.
+    server that is not there yet. A mistake in the callable itself is raised at once. What a
+    coroutine function returns is awaited, on an event loop of its own, until the deadline.
     """
 
     function: Callable[[Never], object]
@@ -294,23 +386,56 @@ class Called(Probe):
 
     def check(self, target: Target) -> Verdict:
         """Call it once."""
+        function = cast("Callable[[object], object]", self.function)
         try:
-            answer = cast("Callable[[object], object]", self.function)(target.container)
+            answer = function(target.container)
+            if inspect.isawaitable(answer):
+                left_s = target.left_s()
+                has_ended, answer = _awaited(answer, left_s)
+                if not has_ended:
+                    return target.unanswered(self, f"it was cut off by the deadline after {left_s:.2f} s")
         except _PROGRAMMING:
             raise
         except Exception as error:  # noqa: BLE001
-            return not_yet(f"it raised {in_words(error)}")
-        return READY if answer else not_yet(f"it returned {answer!r}")
+            return target.answered(self, f"it raised {in_words(error)}")
+        return READY if answer else target.answered(self, f"it returned {answer!r}")
 
 
-def _run(target: Target, spec: ExecSpec, wanted: int) -> Verdict:
+def _awaited(answer: Awaitable[object], left_s: float) -> tuple[bool, object]:
+    """Return whether *answer* came within *left_s* seconds, and what it is.
+
+    It is awaited on a thread of its own: the caller's may run an event loop already.
+    """
+    # Late, as tenacity's: a run without such a probe needs no event loop.
+    import asyncio
+    from concurrent.futures import ThreadPoolExecutor
+
+    async def ended() -> tuple[bool, object]:
+        task = asyncio.ensure_future(answer)
+        done, _ = await asyncio.wait((task,), timeout=left_s)
+        if done:
+            return True, task.result()
+        task.cancel()
+        return False, None
+
+    with ThreadPoolExecutor(1) as executor:
+        return executor.submit(asyncio.run, ended()).result()
+
+
+def _run(probe: Probe, target: Target, spec: ExecSpec, wanted: int) -> Verdict:
+    left_s = target.left_s()
     try:
         result = target.handle.exec(spec)
     except NotRunning:
-        return not_yet("the container does not run")
+        return target.unanswered(probe, "the container does not run")
     except TimeoutError:
-        return not_yet(f"{spec.argv[0]} did not end within {spec.timeout_s:.1f} s")
+        given_s = spec.timeout_s or 0.0
+        if given_s < left_s - _SHORTEST_S:
+            return target.answered(probe, f"{spec.argv[0]} did not end within its {given_s:g} s")
+        return target.unanswered(probe, f"{spec.argv[0]} was cut off by the deadline after {given_s:.2f} s")
     if result.exit_code == wanted:
         return READY
-    said = (result.stderr.strip() or result.stdout.strip())[-200:]
-    return not_yet(f"{spec.argv[0]} ended with {result.exit_code}" + (f": {said}" if said else ""))
+    said = (result.stderr.strip() or result.stdout.strip())[-_SAID:]
+    return target.answered(
+        probe, f"{spec.argv[0]} ended with {result.exit_code}" + (f": {said}" if said else "")
+    )

@@ -359,6 +359,8 @@ class Container:
             parsed = Port.parse(port)
             return parsed if protocol is None else Port(parsed.number, protocol)
         exposed = [known for known in self.ports if known.transport == (protocol or "tcp")]
+        if not exposed and protocol is None:
+            exposed = list(self.ports)
         if len(exposed) != 1:
             raise SpecInvalid(
                 f"{self.name} exposes {', '.join(map(str, exposed)) or 'no port'}",

@@ -11,12 +11,15 @@ import socket
 import time
 from dataclasses import dataclass
 
-from pytest_containers.checks import READY, Probe, Target, Verdict, in_words, not_yet
+from pytest_containers.checks import READY, Probe, Target, Verdict, in_words
 from pytest_containers.spec import Address, Port
 
 __all__ = ["Exchange", "Http"]
 
 _ANSWER_LIMIT_BYTES = 1 << 20
+_QUOTED_BYTES = 80
+# How long after a piece of an answer another one is awaited.
+_PIECE_S = 0.2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,14 +44,17 @@ class Http(Probe):
         import http.client
 
         address = target.handle.address(self.port)
+        limit_s = target.look_s()
         try:
-            status, body = self._ask(address, target.look_s())
+            status, body = self._ask(address, limit_s)
+        except TimeoutError:
+            return target.unanswered(self, f"{address}{self.path}: {_silent(target, limit_s)}")
         except (OSError, http.client.HTTPException) as error:
-            return not_yet(f"{address}{self.path}: {in_words(error)}")
+            return target.unanswered(self, f"{address}{self.path}: {in_words(error)}")
         if status not in self.statuses:
-            return not_yet(f"{address}{self.path} answered {status}")
+            return target.answered(self, f"{address}{self.path} answered {status}{_quoted(body)}")
         if self.expect is not None and not self.expect.search(body):
-            return not_yet(f"{address}{self.path} answered {body[:80]!r}")
+            return target.answered(self, f"{address}{self.path} answered {body[:_QUOTED_BYTES]!r}")
         return READY
 
     def _ask(self, address: Address, timeout_s: float) -> tuple[int, bytes]:
@@ -89,7 +95,8 @@ class Exchange(Probe):
     def check(self, target: Target) -> Verdict:
         """Connect, send and read until the answer matches, ends or stays away."""
         address = target.handle.address(self.port)
-        deadline = time.monotonic() + target.look_s()
+        limit_s = target.look_s()
+        deadline = time.monotonic() + limit_s
         kind = socket.SOCK_DGRAM if self.port.transport == "udp" else socket.SOCK_STREAM
         family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
         try:
@@ -97,23 +104,44 @@ class Exchange(Probe):
                 peer.settimeout(max(0.01, deadline - time.monotonic()))
                 peer.connect(address)
                 peer.sendall(self.send)
-                return READY if self.expect is None else self._answer(peer, address, self.expect, deadline)
+                answer = b"" if self.expect is None else _answer(peer, self.expect, deadline)
+        except TimeoutError:
+            return target.unanswered(self, f"{address}: {_silent(target, limit_s)}")
         except OSError as error:
-            return not_yet(f"{address}: {in_words(error)}")
+            return target.unanswered(self, f"{address}: {in_words(error)}")
+        if self.expect is None or self.expect.search(answer):
+            return READY
+        return target.answered(self, f"{address} answered {answer[:_QUOTED_BYTES]!r}")
 
-    def _answer(
-        self, peer: socket.socket, address: Address, expect: re.Pattern[bytes], deadline: float
-    ) -> Verdict:
-        answer = bytearray()
-        while len(answer) < _ANSWER_LIMIT_BYTES:
-            peer.settimeout(max(0.01, deadline - time.monotonic()))
-            try:
-                piece = peer.recv(65536)
-            except TimeoutError:
-                break
-            answer += piece
-            if expect.search(answer):
-                return READY
-            if not piece:
-                break
-        return not_yet(f"{address} answered {bytes(answer[:80])!r}")
+
+def _answer(peer: socket.socket, expect: re.Pattern[bytes], deadline: float) -> bytes:
+    """Return what *peer* sends: until it matches, ends, or nothing follows a piece of it for a moment.
+
+    A server keeps the connection open after an answer that is not the one, so its end is not awaited.
+    Raises TimeoutError where nothing came.
+    """
+    answer = bytearray()
+    while len(answer) < _ANSWER_LIMIT_BYTES:
+        left_s = max(0.01, deadline - time.monotonic())
+        peer.settimeout(min(_PIECE_S, left_s) if answer else left_s)
+        try:
+            piece = peer.recv(65536)
+        except TimeoutError:
+            if not answer:
+                raise
+            break
+        answer += piece
+        if not piece or expect.search(answer):
+            break
+    return bytes(answer)
+
+
+def _silent(target: Target, limit_s: float) -> str:
+    """Return the reason of a look in which nobody answered within *limit_s* seconds."""
+    if time.monotonic() >= target.deadline:
+        return f"no answer when the deadline cut it off after {limit_s:.2f} s"
+    return f"no answer within {limit_s:.1f} s"
+
+
+def _quoted(body: bytes) -> str:
+    return f": {body[:_QUOTED_BYTES]!r}" if body else ""

@@ -17,9 +17,10 @@ from pytest_containers.engines.base import Network
 from pytest_containers.errors import SpecInvalid
 from pytest_containers.ledger import Claim, Ledger
 from pytest_containers.order import Lifetime, Options, Order, Scope
+from pytest_containers.probe import Probe
 from pytest_containers.session import Session
 
-__all__ = ["ContainerFactory", "Keep", "NetworkFactory", "Place", "ScopedOptions", "judge_scope"]
+__all__ = ["ContainerFactory", "Keep", "NetworkFactory", "Place", "ScopedOptions", "Shared", "judge_scope"]
 
 
 class ScopedOptions(Options, total=False):
@@ -28,20 +29,28 @@ class ScopedOptions(Options, total=False):
     scope: Scope | None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shared:
+    """A container that others may get, and the probes that have held for it."""
+
+    container: Container
+    held: list[Probe]
+
+
 class Keep:
     """The containers that are shared in one place of the test run, by their orders' fingerprints."""
 
     def __init__(self) -> None:
-        self._shared: dict[str, Container] = {}
+        self._shared: dict[str, Shared] = {}
 
-    def find(self, order: Order) -> Container | None:
+    def find(self, order: Order) -> Shared | None:
         """Return the container of the same order, unless a test has removed it."""
-        container = self._shared.get(order.fingerprint())
-        return None if container is None or container.removed else container
+        shared = self._shared.get(order.fingerprint())
+        return None if shared is None or shared.container.removed else shared
 
-    def add(self, order: Order, container: Container) -> None:
-        """Share *container* with whoever orders the same."""
-        self._shared[order.fingerprint()] = container
+    def add(self, order: Order, container: Container, probe: Probe) -> None:
+        """Share *container*, for which *probe* holds, with whoever orders the same."""
+        self._shared[order.fingerprint()] = Shared(container=container, held=[probe])
 
     def forget(self, order: Order) -> None:
         """Share it no longer."""
@@ -100,7 +109,7 @@ class ContainerFactory:
         place = self._place(options.pop("scope", None))
         order = Order.of(image, **cast("Options", options))
         known = place.keep.find(order) if place.keep else None
-        container = known or self._start(order, place)
+        container = self._again(order, known) if known else self._start(order, place)
         place.claim(Claim(asked=order.image, container=container))
         return container
 
@@ -120,12 +129,20 @@ class ContainerFactory:
             mend=f"start it: container({name!r}), or @pytest.mark.container({name!r})",
         )
 
+    def _again(self, order: Order, known: Shared) -> Container:
+        """Return a shared container, ready by this order's own probe."""
+        probe = self._session.probe(order, known.container.image)
+        if probe not in known.held:
+            known.container.wait_for(probe, timeout=order.timeout_s)
+            known.held.append(probe)
+        return known.container
+
     def _start(self, order: Order, place: Place) -> Container:
         container = self._session.launch(order, lifetime=place.lifetime)
         if place.lifetime == "owner":
             place.at_end(lambda: self._ledger.retire(container))
         if (keep := place.keep) is not None:
-            keep.add(order, container)
+            keep.add(order, container, self._session.probe(order, container.image))
             place.at_end(lambda: keep.forget(order))
         return container
 

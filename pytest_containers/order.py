@@ -11,7 +11,7 @@ import hashlib
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Literal, TypedDict, TypeVar, Unpack, get_args
 
@@ -44,6 +44,8 @@ _PAIRS: Mapping[str, str] = {
     "files": '"/inside/file": "content"',
     "labels": '"name": "value"',
 }
+# The fields of a spec of which the order says nothing.
+_SETS = frozenset(("aliases", "binds", "cap_add", "cap_drop", "ports"))
 # HOST_NAME_MAX of sethostname(2).
 _LONGEST_HOSTNAME = 64
 _UNITS: Mapping[str, int] = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
@@ -67,7 +69,7 @@ class Options(TypedDict, total=False):
     files: Mapping[str, str | bytes | Path] | None
     network: str | Network | None
     aliases: Iterable[str] | None
-    ready: ProbeLike | None
+    ready: ProbeLike | str | None
     timeout: float | None
     limits: Limits | None
     read_only: bool
@@ -89,12 +91,12 @@ class Order:
     """One container as it was asked for.
 
     The name of *spec* is empty where the test gave none. *named_volumes* are the volumes that
-    are no path of this machine.
+    are no path of this machine. *ready* is a probe, or the name of a service with one.
     """
 
     image: str
     spec: ContainerSpec
-    ready: Probe | None = None
+    ready: Probe | str | None = None
     timeout_s: float | None = None
     pull: PullPolicy | None = None
     platform: str | None = None
@@ -114,7 +116,7 @@ class Order:
         return cls(
             image=os.fspath(image),
             spec=_spec(options, binds),
-            ready=None if ready is None else as_probe(ready),
+            ready=ready if ready is None or isinstance(ready, str) else as_probe(ready),
             timeout_s=None if timeout is None else _seconds(timeout),
             pull=_policy(options.get("pull")),
             platform=options.get("platform"),
@@ -134,9 +136,28 @@ class Order:
         return tuple(feature for feature, is_wanted in wanted.items() if is_wanted)
 
     def fingerprint(self) -> str:
-        """Return eight hexadecimal digits that tell this order from another one, in every process."""
-        told = repr((self.image, self.platform, self.spec))
+        """Return eight hexadecimal digits that tell this order from another one, in every process.
+
+        The order in which pairs and sets were written does not matter; the probe is none of it.
+        """
+        told = repr((self.image, self.platform, _canonical(self.spec)))
         return hashlib.sha256(told.encode()).hexdigest()[:8]
+
+
+def _canonical(value: object) -> object:
+    """Return *value* as one that has the same `repr` however it was written."""
+    if is_dataclass(value):
+        return [(one.name, _set_or_value(one.name, getattr(value, one.name))) for one in fields(value)]
+    if isinstance(value, Mapping):
+        return sorted((key, repr(_canonical(item))) for key, item in value.items())
+    if isinstance(value, tuple) and not hasattr(value, "_fields"):
+        return [_canonical(item) for item in value]
+    return value
+
+
+def _set_or_value(name: str, value: object) -> object:
+    told = _canonical(value)
+    return sorted(map(repr, told)) if name in _SETS and isinstance(told, list) else told
 
 
 def _spec(options: Options, binds: tuple[Bind, ...]) -> ContainerSpec:

@@ -17,6 +17,7 @@ from pytest_containers.checks import (
     Called,
     Command,
     Exited,
+    Exposed,
     Health,
     Listening,
     Logged,
@@ -48,6 +49,7 @@ __all__ = [
     "outcome",
     "port",
     "split",
+    "started",
     "wait_until",
     "warm",
 ]
@@ -58,13 +60,15 @@ ProbeLike = Probe | Callable[[Never], object]
 _FIRST_PAUSE_S = 0.002
 _LONGEST_PAUSE_S = 0.1
 _SHOWN_LINES = 20
+# A look that ends so long after the deadline was a slow one.
+_LATE_S = 0.5
 
 
 def port(*ports: int | str) -> Probe:
     """Return the probe that holds when every port is bound inside the container.
 
     Read from the container's own socket tables, where TCP has to be in LISTEN: no connection is
-    made, no tool is needed in the image. A listener on loopback alone does not count.
+    made, no tool is needed in the image. A listener on loopback, or for IPv6, alone does not count.
     """
     if not ports:
         raise SpecInvalid("port() without a port", mend="name one: port(6379)")
@@ -124,6 +128,11 @@ def healthcheck() -> Probe:
     return Health()
 
 
+def started() -> Probe:
+    """Return the probe that holds as soon as the first process runs: nothing else is waited for."""
+    return Started()
+
+
 def exited(code: int | None = None) -> Probe:
     """Return the probe that holds when the container has ended, with *code* where one is given."""
     return Exited(code=code)
@@ -147,20 +156,29 @@ def as_probe(probe: ProbeLike) -> Probe:
         return probe
     if not callable(probe):
         raise SpecInvalid(
-            f"{probe!r} is not a probe", mend="use port(), http(), log() and their kin, or a callable"
+            f"{probe!r} is not a probe",
+            mend="use port(), http(), log() and their kin, or a callable; started() waits for nothing else",
         )
     return Called(function=probe)
 
 
-def default_probe(check: Healthcheck | None, ports: Sequence[Port]) -> Probe:
+def default_probe(check: Healthcheck | None, ports: Sequence[Port], named: Sequence[Port] = ()) -> Probe:
     """Return what a container without a probe of its own waits for.
 
-    The image's HEALTHCHECK; else every exposed TCP port; else nothing but the process.
+    The image's HEALTHCHECK; else the ports; else nothing but the process. Of the *ports*, those that
+    the test has *named* have to be bound, all of them. Where none of these is the image's, one or more
+    of the image's TCP ports have to be, and those of UDP where it has no other.
     """
     if check is not None and check.test[:1] in (("CMD",), ("CMD-SHELL",)):
         return Health()
-    tcp = tuple(port for port in ports if port.transport == "tcp")
-    return Listening(ports=tcp) if tcp else Started()
+    probes: list[Probe] = [Listening(ports=tuple(named))] if named else []
+    if not set(named).intersection(ports):
+        tcp = tuple(sorted(port for port in ports if port.transport == "tcp"))
+        if exposed := tcp or tuple(sorted(ports)):
+            probes.append(Exposed(ports=exposed))
+    if not probes:
+        return Started()
+    return probes[0] if len(probes) == 1 else AllOf(probes=tuple(probes))
 
 
 def split(argv: str | Sequence[str]) -> tuple[str, ...]:
@@ -191,15 +209,24 @@ def wait_until(probe: Probe, target: Target) -> None:
     and NotReady at the target's deadline; both tell the last reason and the last log lines.
     """
     verdict = _look(probe, target)
-    if not verdict.ready:
+    if not verdict.ready and time.monotonic() < target.deadline:
         verdict = _look_again(probe, target)
+    state = target.handle.state()
+    if not verdict.ready and state.exit is not None and time.monotonic() < target.deadline + _LATE_S:
+        # It ended after the last look. One that took longer than the wait is not made again.
+        verdict = _look(probe, target)
     if not verdict.ready:
-        state = target.handle.state()
-        raise NotReady(
+        late_s = time.monotonic() - target.deadline
+        late = f"; the last look ended {late_s:.1f} s after the deadline" if late_s > _LATE_S else ""
+        raise _failed(state)(
             f"{target.name} was not ready within {target.timeout_s:g} s",
-            seen=outcome(target.handle, state, f"waited for {probe.describe()}: {verdict.reason}"),
-            mend="raise timeout=, or say with ready= what tells that this service is up",
+            seen=outcome(target.handle, state, f"waited for {probe.describe()}: {verdict.reason}{late}"),
+            mend=verdict.mend or "raise timeout=, or say with ready= what tells that this service is up",
         )
+
+
+def _failed(state: ContainerState) -> type[NotReady]:
+    return NotReady if state.exit is None else ContainerExited
 
 
 def warm() -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import cast
 
 from pytest_containers.catalog import Catalog, Service
-from pytest_containers.container import Container, laid_over
+from pytest_containers.container import Container
 from pytest_containers.engines.base import Engine, Network
 from pytest_containers.errors import SpecInvalid, Unsupported
 from pytest_containers.exits import signal_number
@@ -246,7 +246,7 @@ class Session:
                 handle=handle,
                 spec=spec,
                 image=image,
-                ready=order.ready or (service.ready if service else None) or _default(spec, image),
+                ready=self.probe(order, image),
                 timeout_s=self.settings.timeout_s if order.timeout_s is None else order.timeout_s,
             )
             container.start()
@@ -256,6 +256,21 @@ class Session:
                 handle.remove()
             raise
         return container
+
+    def probe(self, order: Order, image: ImageRecord) -> Probe:
+        """Return what a container of *image* waits for that was ordered so.
+
+        Raises SpecInvalid where ``ready=`` names a service that has no probe.
+        """
+        service, _ = self.catalog.find(order.image)
+        if isinstance(order.ready, str):
+            return self.catalog.probe(order.ready)
+        if order.ready is not None:
+            return order.ready
+        if service is not None and service.ready is not None:
+            return service.ready
+        named = (*(service.ports if service else ()), *order.spec.ports)
+        return default_probe(image.config.healthcheck, image.config.ports, named)
 
     def network(self, name: str | None = None, *, internal: bool = False) -> Network:
         """Make a network, with a name of its own where None. Raises SpecInvalid for a name taken."""
@@ -301,11 +316,6 @@ def _judge_stop_signal(spec: ContainerSpec, image: ImageRecord) -> None:
             f"STOPSIGNAL of {image.reference} is {image.config.stop_signal!r}, which is not a signal",
             mend='name one that the process knows: stop_signal="SIGTERM"',
         ) from error
-
-
-def _default(spec: ContainerSpec, image: ImageRecord) -> Probe:
-    config = laid_over(spec, image.config)
-    return default_probe(config.healthcheck, config.ports)
 
 
 def _with_service(spec: ContainerSpec, service: Service | None) -> ContainerSpec:

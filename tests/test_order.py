@@ -119,6 +119,58 @@ def test_order_tells_itself_from_others() -> None:
     assert first not in {order.fingerprint() for order in others}
 
 
+def test_fingerprint_does_not_know_in_which_order_pairs_were_written() -> None:
+    """What means the same is the same container, however its pairs and sets were ordered."""
+    one = Order.of(
+        "x",
+        env={"A": "1", "B": "2"},
+        ports=[1, 2],
+        aliases=["a", "b"],
+        labels={"a": "1", "b": "2"},
+        tmpfs=["/a", "/b"],
+        volumes={"/usr": "/a", "/etc": "/b:ro"},
+        cap_add=["CHOWN", "KILL"],
+        files={"/a": "1", "/b": "2"},
+    )
+    other = Order.of(
+        "x",
+        env={"B": "2", "A": "1"},
+        ports=[2, 1],
+        aliases=["b", "a"],
+        labels={"b": "2", "a": "1"},
+        tmpfs=["/b", "/a"],
+        volumes={"/etc": "/b:ro", "/usr": "/a"},
+        cap_add=["KILL", "CHOWN"],
+        files={"/b": "2", "/a": "1"},
+    )
+    assert one.fingerprint() == other.fingerprint()
+    assert Order.of("x", command=["a", "b"]).fingerprint() != Order.of("x", command=["b", "a"]).fingerprint()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"platform": "linux/arm64"},
+        {"env": {"A": "2"}},
+        {"command": ["other"]},
+        {"ports": [2]},
+        {"files": {"/a": "2"}},
+        {"volumes": {"/usr": "/a:ro"}},
+        {"tmpfs": {"/t": 1}},
+        {"limits": Limits(pids=1)},
+        {"user": "1"},
+        {"read_only": True},
+        {"stop_timeout": 1},
+        {"name": "n"},
+    ],
+)
+def test_fingerprint_knows_every_word(options: Options) -> None:
+    """Another value of any option is another container, in every process of the run."""
+    base: Options = {"env": {"A": "1"}, "ports": [1], "files": {"/a": "1"}, "volumes": {"/usr": "/a"}}
+    changed: Options = {**base, **options}
+    assert Order.of("x", **base).fingerprint() != Order.of("x", **changed).fingerprint()
+
+
 def test_unknown_word_is_a_type_error() -> None:
     """A keyword that does not exist is told with those that do."""
     with pytest.raises(TypeError, match=r"no 'comand'; it has name, command"):

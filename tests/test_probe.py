@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import http.server
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
@@ -23,14 +26,16 @@ from pytest_containers import (
     healthcheck,
     log,
     port,
+    started,
 )
 from pytest_containers import (
     http as http_probe,
 )
+from pytest_containers.checks import Exposed
 from pytest_containers.container import Container
 from pytest_containers.probe import as_probe, default_probe, split
 from pytest_containers.session import Session
-from pytest_containers.spec import Address, Healthcheck, ImageConfig, Port
+from pytest_containers.spec import Address, Healthcheck, Port
 from tests.engines.memory import MemoryEngine, MemoryHandle
 from tests.engines.memory_files import HOST
 from tests.engines.programs import server
@@ -104,16 +109,18 @@ def test_port_tells_what_is_bound_instead(session: Session) -> None:
     """A port that stays closed is told beside those that are open, and the way of loopback."""
     container = launch(session, command=server(7000), ready=port("7000/tcp"))
     said = _fails(container, port(7001, "53/udp"))
-    assert "no listener on 7001/tcp, 53/udp (7000/tcp bound; loopback does not count)" in said
+    assert "no listener on 7001/tcp, 53/udp (7000/tcp bound)" in said
     assert "within 0.05 s" in said
     assert "running" in said
     assert "stdout | listening" in said
 
 
 def test_port_does_not_count_loopback(session: Session) -> None:
-    """A listener that nobody can reach is none."""
+    """A listener that nobody can reach is none, and is told with its address and what to change."""
     container = launch(session, command=server(7000, host="127.0.0.1"), ready=log("listening"))
-    assert "nothing bound" in _fails(container, port(7000))
+    said = _fails(container, port(7000, 7001))
+    assert "no listener on 7001/tcp (nothing bound); 7000/tcp is bound to 127.0.0.1 alone" in said
+    assert "mend: let the server listen on 0.0.0.0" in said
 
 
 def test_http_asks_again_until_the_status_is_right(sleeping: Container, web: list[str]) -> None:
@@ -207,7 +214,7 @@ def test_command_asks_inside(sleeping: Container) -> None:
     sleeping.wait_for(command("ls /etc"), timeout=PATIENT)
     sleeping.wait_for(command(["false"], exit_code=1), timeout=PATIENT)
     assert "ls ended with 1: ls: cannot access /srv/none" in _fails(sleeping, command("ls /srv/none"))
-    assert "sleep did not end within" in _fails(sleeping, command("sleep 60"))
+    assert "sleep was cut off by the deadline after 0.05 s" in _fails(sleeping, command("sleep 60"))
 
 
 def test_exited_waits_for_the_end(session: Session) -> None:
@@ -263,6 +270,162 @@ def test_callable_s_mistake_is_raised_at_once(sleeping: Container) -> None:
         sleeping.wait_for(lambda container: getattr(container, "nonsense"), timeout=600)  # noqa: B009
 
 
+def test_callable_that_outlasts_the_wait_is_asked_once(session: Session) -> None:
+    """After the deadline nothing is asked again, also where the container has ended meanwhile."""
+    container = launch(session, command=("sleep", "0.1"))
+    asked: list[float] = []
+
+    def slow(container: Container) -> bool:
+        asked.append(time.monotonic())
+        container.wait(timeout=PATIENT)
+        while time.monotonic() < asked[0] + 0.7:
+            threading.Event().wait(0.05)
+        return False
+
+    with pytest.raises(ContainerExited) as caught:
+        container.wait_for(slow, timeout=0.05)
+    assert len(asked) == 1
+    assert "after the deadline" in str(caught.value)
+    assert "it returned False" in str(caught.value)
+
+
+def test_coroutine_function_is_a_probe(sleeping: Container) -> None:
+    """An async callable is awaited, within a running event loop as well, and its answer counts."""
+    answers = iter((False, True, False))
+
+    async def ask(container: Container) -> bool:
+        ready = asyncio.Event()
+        asyncio.get_running_loop().call_soon(ready.set)
+        await ready.wait()
+        assert container is sleeping
+        return next(answers)
+
+    sleeping.wait_for(ask, timeout=PATIENT)
+
+    async def within() -> str:
+        return _fails(sleeping, as_probe(ask), timeout=0)
+
+    assert "it returned False" in asyncio.run(within())
+
+
+def test_coroutine_is_cut_off_by_the_deadline(sleeping: Container) -> None:
+    """An answer that does not come in time is told as that, with the last one that came."""
+    asked: list[int] = []
+
+    async def ask(_: Container) -> bool:
+        asked.append(1)
+        if len(asked) > 1:
+            await asyncio.Event().wait()
+        return False
+
+    said = _fails(sleeping, as_probe(ask), timeout=0.3)
+    assert "it was cut off by the deadline after 0." in said
+    assert "the last answer was: it returned False" in said
+
+
+def test_coroutine_s_error_is_a_reason_and_its_mistake_is_raised(sleeping: Container) -> None:
+    """What is raised while it is awaited counts as what a plain callable raises."""
+
+    async def refuse(container: Container) -> bool:
+        raise ConnectionError(f"no {container.name}")
+
+    async def mistaken(container: Container) -> bool:
+        return bool(getattr(container, "nonsense"))  # noqa: B009
+
+    assert "it raised ConnectionError: no host-1" in _fails(sleeping, as_probe(refuse))
+    with pytest.raises(AttributeError, match="nonsense"):
+        sleeping.wait_for(mistaken, timeout=600)
+
+
+def test_wait_without_time_looks_once(sleeping: Container) -> None:
+    """`timeout=0` is one look, which may hold."""
+    asked: list[int] = []
+
+    def ask(_: Container) -> bool:
+        asked.append(1)
+        return False
+
+    sleeping.wait_for(started(), timeout=0)
+    with pytest.raises(NotReady, match="within 0 s"):
+        sleeping.wait_for(ask, timeout=0)
+    assert len(asked) == 1
+
+
+def test_last_lines_are_twenty(session: Session) -> None:
+    """An error shows the last twenty lines of output, not all."""
+    lines = "; ".join(f"echo line-{n}." for n in range(25))
+    container = launch(session, command=["sh", "-c", f"{lines}; sleep 60"], ready=log("line-24"))
+    said = _fails(container, port(1))
+    assert "last 20 lines of output" in said
+    assert [n for n in range(25) if f"line-{n}." in said] == list(range(5, 25))
+
+
+class _Talker:
+    """A server that gives the n-th client the n-th answer, and keeps every connection open."""
+
+    def __init__(self, *answers: bytes | None) -> None:
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self._answers = iter(answers)
+        self._kept: list[socket.socket] = []
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = self.listener.accept()
+                self._kept.append(client)
+                if answer := next(self._answers, None):
+                    client.sendall(answer)
+
+    def close(self) -> None:
+        """Close every socket."""
+        self.listener.close()
+        for one in self._kept:
+            one.close()
+
+
+@pytest.fixture
+def talker(at: Callable[[int], None]) -> Iterator[Callable[..., _Talker]]:
+    """Return how to start a server that stands at every address of a container."""
+    made: list[_Talker] = []
+
+    def start(*answers: bytes | None) -> _Talker:
+        made.append(_Talker(*answers))
+        at(made[-1].listener.getsockname()[1])
+        return made[-1]
+
+    yield start
+    for one in made:
+        one.close()
+
+
+def test_exchange_asks_again_soon_after_a_wrong_answer(
+    sleeping: Container, talker: Callable[..., _Talker]
+) -> None:
+    """A wrong answer on a connection that stays open costs a moment, not a whole look."""
+    talker(b"-LOADING\r\n", b"-LOADING\r\n", b"+PONG\r\n")
+    began = time.monotonic()
+    sleeping.wait_for(exchange(7, expect=rb"\+PONG"), timeout=PATIENT)
+    assert time.monotonic() - began < 2.5
+
+
+def test_exchange_tells_the_last_answer(sleeping: Container, talker: Callable[..., _Talker]) -> None:
+    """Silence at the deadline is told with the last answer that was one."""
+    talker(b"-LOADING\r\n")
+    said = _fails(sleeping, exchange(7, expect=rb"\+PONG"), timeout=0.6)
+    assert "no answer when the deadline cut it off" in said
+    assert r"the last answer was: 127.0.0.1:" in said
+    assert r"answered b'-LOADING\r\n'" in said
+
+
+def test_http_tells_the_last_answer(sleeping: Container, talker: Callable[..., _Talker]) -> None:
+    """A request that is not answered does not hide the answer before."""
+    talker(b"HTTP/1.0 500 Oops\r\nContent-Length: 4\r\n\r\nboom")
+    said = _fails(sleeping, http_probe(80, "/health"), timeout=0.5)
+    assert "no answer when the deadline cut it off" in said
+    assert "/health answered 500: b'boom'" in said
+
+
 def test_exit_ends_the_wait_at_once(session: Session) -> None:
     """A container that has ended is told with code, time, reason and last lines, long before the timeout."""
     with pytest.raises(ContainerExited) as caught:
@@ -308,11 +471,17 @@ def engine_with_health() -> MemoryEngine:
 
 
 def test_default_probe_prefers_health_then_ports() -> None:
-    """HEALTHCHECK, then every exposed TCP port, then the process alone."""
-    ports = ImageConfig(ports=(Port(80), Port(53, "udp"), Port(81))).ports
+    """HEALTHCHECK, then the ports of the test and of the image, then the process alone."""
+    ports = (Port(81), Port(53, "udp"), Port(80))
     assert default_probe(Healthcheck(test=("CMD", "true")), ports) == healthcheck()
-    assert default_probe(Healthcheck(test=("NONE",)), ports) == port(80, 81)
-    assert default_probe(None, ()).describe() == "the process to run"
+    exposed = Exposed(ports=(Port(80), Port(81)))
+    assert default_probe(Healthcheck(test=("NONE",)), ports) == exposed
+    assert default_probe(Healthcheck(test=()), ports) == exposed
+    assert default_probe(None, ()) == started()
+    assert default_probe(None, (Port(53, "udp"),)) == Exposed(ports=(Port(53, "udp"),))
+    assert default_probe(None, ports, (Port(80),)) == port(80)
+    assert default_probe(None, (), (Port(53, "udp"),)) == port("53/udp")
+    assert default_probe(None, ports, (Port(9),)) == all_of(port(9), exposed)
 
 
 def test_probe_that_cannot_be_meant_is_refused() -> None:

@@ -103,12 +103,21 @@ def test_command_of_a_service_is_under_the_test_s(session: Session, engine: Memo
     assert launch(session, "minio", entrypoint=SLEEP, ready=lambda _: True).command == ()
 
 
-def test_default_is_to_wait_for_every_exposed_port(session: Session, engine: MemoryEngine) -> None:
+def test_default_is_to_wait_for_the_ports(session: Session, engine: MemoryEngine) -> None:
     """Without a probe, the image's ports and the test's have to be in LISTEN."""
     engine.images.put("web:1", HOST, ImageConfig(command=server(80), ports=(Port(80),)))
     assert launch(session, "web:1").state == "running"
     with pytest.raises(NotReady, match="no listener on 81/tcp"):
         launch(session, "web:1", ports=[81], timeout=0.05)
+
+
+def test_probe_of_a_service_can_be_named(session: Session) -> None:
+    """`ready=` takes the name of a service; a name that is none is told with those that there are."""
+    with pytest.raises(NotReady, match=r"waited for an answer like .* on 5432/tcp"):
+        launch(session, command=SLEEP, ready="postgres", timeout=0.01)
+    with pytest.raises(SpecInvalid, match="'postgress' names no service") as caught:
+        launch(session, command=SLEEP, ready="postgress")
+    assert "mysql, nats" in str(caught.value)
 
 
 def test_stop_signal_of_an_image_is_judged_before_the_start(session: Session, engine: MemoryEngine) -> None:

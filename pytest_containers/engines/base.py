@@ -8,7 +8,7 @@ contract suite in ``tests/engines/`` runs against every engine that is present.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import BinaryIO
 
 from pytest_containers.inventory import ArchiveFormat, ImageDetails, Problem, Pruned
@@ -133,9 +133,13 @@ class Handle(ABC):
     def listening(self) -> frozenset[Port]:
         """Return the ports bound in the container's network: TCP in LISTEN, UDP unconnected.
 
-        Read from the kernel's tables; no connection is made. A socket bound to loopback alone
-        is not counted. Empty when not running.
+        Read from the kernel's tables; no connection is made. A socket bound to loopback alone,
+        or for IPv6 alone, is not counted. Empty when not running.
         """
+
+    @abstractmethod
+    def unreachable(self) -> Mapping[Port, str]:
+        """Return the ports that are bound and that `listening` does not count, with their addresses."""
 
     @abstractmethod
     def address(self, port: Port, *, published: bool = False) -> Address:

@@ -10,6 +10,7 @@ import socket
 import tempfile
 import threading
 import weakref
+from collections.abc import Mapping
 from concurrent.futures import Future
 from pathlib import PurePosixPath
 from types import TracebackType
@@ -163,6 +164,11 @@ class NativeHandle(Handle):
         """Return the ports bound in the container's network namespace."""
         ports = self._connection.tell(messages.Listening(id=self.id)).ports
         return frozenset(Port.parse(port) for port in ports)
+
+    def unreachable(self) -> Mapping[Port, str]:
+        """Return the ports bound to loopback, or for IPv6, alone."""
+        aside = self._connection.tell(messages.Listening(id=self.id)).aside
+        return {Port.parse(port): address for port, address in aside}
 
     def address(self, port: Port, *, published: bool = False) -> Address:
         """Return the container's own address, to which the host is routed, or a port of 127.0.0.1."""

@@ -128,9 +128,10 @@ class Exited:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ports:
-    """Bound ports as ``6379/tcp``."""
+    """Bound ports as ``6379/tcp``; *aside* are those a peer cannot reach, each with its address."""
 
     ports: tuple[str, ...]
+    aside: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

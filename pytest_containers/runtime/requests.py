@@ -20,13 +20,14 @@ from pytest_containers.runtime import (
     openfiles,
     snapshot,
     sockets,
+    syscalls,
     transfer,
     volumes,
 )
 from pytest_containers.runtime.bundle import bundle, process
 from pytest_containers.runtime.loop import Recipe, Wait
 from pytest_containers.runtime.sandbox import Run, Sandbox, remove, start
-from pytest_containers.spec import ContainerSpec, ExecSpec
+from pytest_containers.spec import ContainerSpec, ExecSpec, Port
 
 __all__ = ["Answered", "Owner", "Requests"]
 
@@ -90,7 +91,7 @@ class Requests:
                 sandbox.reap()
                 sandbox.kill(request.number)
             case messages.Listening():
-                return Answered(noun=_listening(self._known(request.id)))
+                return Answered(noun=self._listening(self._known(request.id)))
             case messages.Publish():
                 if not 0 < request.port < 1 << 16:
                     raise SpecInvalid(f"{request.port} is not a port", mend="name one from 1 to 65535")
@@ -262,6 +263,25 @@ class Requests:
             rows = json.loads(found.read())
         return Answered(noun=messages.decode(messages.Changed, {"changes": rows}))
 
+    def _listening(self, sandbox: Sandbox) -> messages.Ports:
+        child = sandbox.child if sandbox.state.status == "running" else None
+        if child is None:
+            return messages.Ports(ports=())
+        bound = sockets.bound_ports(child.pid, partial(self._ipv6_only, child.pidfd))
+        aside = ((str(port), address) for port, address in sorted(bound.aside.items()))
+        return messages.Ports(ports=tuple(map(str, sorted(bound.ports))), aside=tuple(aside))
+
+    def _ipv6_only(self, pidfd: int) -> frozenset[Port]:
+        """Ask the container's network namespace, where this process is for that moment (setns(2))."""
+        try:
+            syscalls.setns(pidfd, syscalls.CLONE_NEWNET)
+        except OSError:  # it has ended meanwhile
+            return frozenset()
+        try:
+            return sockets.ipv6_only_ports()
+        finally:
+            syscalls.setns(self._run.network, syscalls.CLONE_NEWNET)
+
     def _abandon(self, container_id: str) -> Recipe[None]:
         """End a container and forget it; nothing happens where that is done already."""
         sandbox = self._sandboxes.pop(container_id, None)
@@ -280,12 +300,6 @@ class Requests:
 def _created(sandbox: Sandbox, *, found: bool) -> Answered:
     noun = messages.Created(id=sandbox.id, ip=sandbox.endpoint.ip, found=found)
     return Answered(noun=noun, descriptors=(sandbox.log,))
-
-
-def _listening(sandbox: Sandbox) -> messages.Ports:
-    pid = sandbox.child.pid if sandbox.state.status == "running" and sandbox.child else 0
-    ports = sockets.bound_ports(pid) if pid else frozenset()
-    return messages.Ports(ports=tuple(str(port) for port in sorted(ports)))
 
 
 def _names(sandbox: Sandbox) -> tuple[str, ...]:

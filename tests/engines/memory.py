@@ -11,7 +11,7 @@ import ipaddress
 import itertools
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import BinaryIO, NamedTuple
 
@@ -209,6 +209,15 @@ class MemoryHandle(Handle):
             for served in process.served
             if not served.host.startswith("127.")
         )
+
+    def unreachable(self) -> Mapping[Port, str]:
+        return {
+            served.port: served.host
+            for process in self._processes
+            if process.status is None
+            for served in process.served
+            if served.host.startswith("127.")
+        }
 
     def address(self, port: Port, *, published: bool = False) -> Address:
         if published and port.transport == "udp":

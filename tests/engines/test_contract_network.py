@@ -128,6 +128,7 @@ def test_listener_on_loopback_does_not_count(bench: Bench) -> None:
     handle = bench.start(ContainerSpec(name="one", command=server(7000, host="127.0.0.1")))
     bench.until(handle, lambda: bool(handle.logs()[0]))
     assert handle.listening() == frozenset()
+    assert handle.unreachable() == {Port(7000): "127.0.0.1"}
 
 
 def test_containers_bind_the_same_port(bench: Bench) -> None:
