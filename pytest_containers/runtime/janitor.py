@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from pytest_containers.errors import HostError, from_wire
-from pytest_containers.runtime import folders, supervisor, syscalls
+from pytest_containers.runtime import folders, refusals, supervisor, syscalls
 
 __all__ = ["main"]
 
@@ -65,7 +65,7 @@ def _no_namespace(error: OSError) -> HostError:
     return HostError(
         "no pid namespace for the run",
         seen=f"clone3: {os.strerror(error.errno or 0)}, as user {os.geteuid()}",
-        mend="run pytest as root (sudo -E env PATH=$PATH pytest), where CAP_SYS_ADMIN is allowed",
+        mend=refusals.hint(error.errno, refusals.Standing.ours()),
     )
 
 

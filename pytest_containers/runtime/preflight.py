@@ -7,7 +7,6 @@ run takes, in namespaces that end with it, and says how it went.
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import shutil
@@ -21,7 +20,7 @@ from pathlib import Path
 from typing import Final
 
 from pytest_containers.errors import ContainersError, EngineError, HostError
-from pytest_containers.runtime import interpreter, userns
+from pytest_containers.runtime import interpreter, refusals
 
 __all__ = ["Check", "checks", "main"]
 
@@ -30,10 +29,7 @@ _START: Final = (
     "import os, sys; os.close(int(sys.argv[2])); sys.path.append(sys.argv[3]);"
     "from pytest_containers.runtime.preflight import main; main(sys.argv[1])"
 )
-_AS_ROOT: Final = 'run pytest as root: sudo -E env "PATH=$PATH" pytest'
-_OUTSIDE: Final = "run pytest as root outside of its user namespace (`unshare -r`, a rootless container)"
-_ALLOW: Final = "allow CAP_SYS_ADMIN, CAP_NET_ADMIN and CAP_SYS_CHROOT, as on the host or if privileged"
-_REFUSED: Final = (errno.EPERM, errno.EACCES)
+_NEWER: Final = f"use Linux {refusals.OLDEST_KERNEL} or newer"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -197,14 +193,14 @@ class _Step:
     name: str
     take: Callable[[_Trial], str]
     needs: tuple[str, ...] = ()
-    mend: str = "use Linux 5.11 or newer"
+    mend: str = _NEWER
 
 
-_LIMITS: Final = "raise the limits below /proc/sys/user (max_*_namespaces), or use Linux 5.11 or newer"
+_LIMITS: Final = f"raise the limits below /proc/sys/user (max_*_namespaces), or {_NEWER}"
 _STEPS: Final = (
     _Step(name="pid namespace", take=_Trial.pid_namespace, mend=_LIMITS),
     _Step(name="mount namespace", take=_Trial.mount_namespace, mend=_LIMITS),
-    _Step(name="proc", take=_Trial.proc, needs=("pid namespace", "mount namespace"), mend=_ALLOW),
+    _Step(name="proc", take=_Trial.proc, needs=("pid namespace", "mount namespace")),
     _Step(
         name="copy-on-write files",
         take=_Trial.copy_on_write,
@@ -248,11 +244,11 @@ def _taken(step: _Step, trial: _Trial) -> Check:
         cause = error.__cause__
         number = cause.errno if isinstance(cause, OSError) else _number(error)
         seen = f"{error.what}: {error.seen}" if error.seen else error.what
-    mend = step.mend
-    if number in _REFUSED:
-        mend = _ALLOW if os.geteuid() == 0 else _AS_ROOT
-    if not userns.is_initial():
-        mend = _OUTSIDE
+    standing = refusals.Standing.ours()
+    # In a user namespace some steps fail with other errors, as overlayfs with EINVAL of a root whose
+    # mounts are locked (mount_namespaces(7)).
+    refused = refusals.is_refusal(number) or not standing.initial
+    mend = refusals.hint(number, standing) if refused else step.mend
     return Check(step=step.name, ok=False, seen=seen, mend=mend)
 
 

@@ -119,7 +119,10 @@ def _devices(folder: str) -> str:
     syscalls.mount("tmpfs", devices, "tmpfs", syscalls.MS_NOSUID, "mode=0755,size=64k")
     for name, (major, minor) in DEVICES.items():
         node = os.path.join(devices, name)
-        os.mknod(node, stat.S_IFCHR | 0o666, os.makedev(major, minor))
+        try:
+            os.mknod(node, stat.S_IFCHR | 0o666, os.makedev(major, minor))
+        except OSError as error:  # it names no path of its own
+            raise OSError(error.errno, f"mknod: {os.strerror(error.errno or 0)}", node) from error
         os.chmod(node, 0o666)  # noqa: S103 - as everywhere; mknod(2) obeyed the umask
     return devices
 

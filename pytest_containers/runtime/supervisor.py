@@ -7,7 +7,6 @@ down with its namespaces (pid_namespaces(7), network_namespaces(7), mount_namesp
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import select
@@ -21,11 +20,11 @@ from pytest_containers.runtime import (
     cgroups,
     gateway,
     openfiles,
+    refusals,
     roots,
     service,
     snapshot,
     syscalls,
-    userns,
 )
 from pytest_containers.runtime.loop import Loop
 from pytest_containers.runtime.network.names import Line
@@ -68,16 +67,13 @@ def _tie_to(janitor: int) -> None:
 def _explained(error: ContainersError | OSError) -> ContainersError:
     """Return *error* as it is where it says enough, else what the machine refuses and the mend."""
     cause = error if isinstance(error, OSError) else error.__cause__
-    refused = isinstance(cause, OSError) and cause.errno in (errno.EPERM, errno.EACCES)
-    if isinstance(error, ContainersError) and (error.mend or not refused):
+    number = cause.errno if isinstance(cause, OSError) else None
+    if isinstance(error, ContainersError) and (error.mend or not refusals.is_refusal(number)):
         return error
-    mend = "run pytest as root with CAP_SYS_ADMIN and CAP_NET_ADMIN, outside of a restricted container;"
-    if not userns.is_initial():
-        mend = "run pytest as root outside of its user namespace (`unshare -r`, a rootless container);"
     return HostError(
         "this machine does not let us make a run's namespaces",
         seen=str(error) if isinstance(error, OSError) else f"{error.what}: {error.seen}",
-        mend=f"{mend} `pytest-containers doctor` tests each step",
+        mend=f"{refusals.hint(number, refusals.Standing.ours())}; `pytest-containers doctor` tests each step",
     )
 
 

@@ -86,7 +86,12 @@ def test_preflight_names_root_to_a_plain_user(report: Report) -> None:
 
 @pytest.mark.parametrize(
     ("capability", "refused"),
-    [("sys_admin", "mount namespace"), ("net_admin", "switch"), ("sys_chroot", "joining a container")],
+    [
+        ("sys_admin", "mount namespace"),
+        ("net_admin", "switch"),
+        ("sys_chroot", "joining a container"),
+        ("mknod", "copy-on-write files"),
+    ],
 )
 def test_preflight_names_the_step_that_a_missing_capability_breaks(
     report: Report, capability: str, refused: str
@@ -96,7 +101,8 @@ def test_preflight_names_the_step_that_a_missing_capability_breaks(
     _, works, seen, mend = found[refused]
     assert not works
     assert "not permitted" in seen
-    assert "CAP_SYS_ADMIN" in mend
+    assert f"allow CAP_{capability.upper()} to pytest" in mend
+    assert "--privileged" in mend
 
 
 def test_preflight_tells_when_no_interpreter_can_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,7 +129,7 @@ def test_prepare_tells_a_plain_user_to_run_as_root(stage: Stage) -> None:
     assert stage.processes() == ()
 
 
-@pytest.mark.parametrize("capability", ["sys_admin", "net_admin"])
+@pytest.mark.parametrize("capability", ["sys_admin", "net_admin", "mknod"])
 def test_start_without_a_capability_names_it_to_every_process_of_the_run(
     stage: Stage, capability: str
 ) -> None:
@@ -133,7 +139,7 @@ def test_start_without_a_capability_names_it_to_every_process_of_the_run(
     for player in (owner, worker, owner):
         answer = player.ask("start c")
         assert answer.startswith("error HostError:"), answer
-        assert "CAP_SYS_ADMIN" in answer.partition("mend:")[2], answer
+        assert f"allow CAP_{capability.upper()} to pytest" in answer.partition("mend:")[2], answer
         assert "not permitted" in answer
     assert stage.deserted()
     worker.end()

@@ -30,6 +30,9 @@ MACHINES: Final[Mapping[Case, tuple[str, ...]]] = {
     case("root may not make namespaces", HOST, "HostError", "not permitted", "CAP_SYS_ADMIN"): (
         *("setpriv", "--bounding-set", "-sys_admin"),
     ),
+    case("root may not make device nodes", HOST, "HostError", "not permitted", "CAP_MKNOD"): (
+        *("setpriv", "--bounding-set", "-mknod"),
+    ),
     case("root may not configure networks", HOST, "HostError", "not permitted", "CAP_NET_ADMIN"): (
         *("setpriv", "--bounding-set", "-net_admin"),
     ),
