@@ -8,12 +8,18 @@ Format: POSIX pax (pax(1), "pax Interchange Format" and "ustar Interchange Forma
 
 from __future__ import annotations
 
+import errno
 import functools
+import os
 import tarfile
+from collections.abc import Sequence
 from types import TracebackType
-from typing import BinaryIO, Final, Self
+from typing import IO, BinaryIO, Final, Self, cast
 
-__all__ = ["TarWriter", "header"]
+__all__ = ["Segment", "TarWriter", "extract", "header", "segments"]
+
+# Where a run of data in a sparse file begins, and how long it is, in bytes.
+Segment = tuple[int, int]
 
 _BLOCK: Final = 512
 _RECORD: Final = 20 * _BLOCK
@@ -58,14 +64,44 @@ class TarWriter:
         self._put(header(entry))
         if content is None:
             return
-        left = entry.size
+        self._copy(entry, content, entry.size)
+        self._pad(entry.size)
+
+    def add_sparse(self, entry: tarfile.TarInfo, content: BinaryIO, data: Sequence[Segment]) -> None:
+        """Write a regular file with holes: of *content*, which can seek, no more than *data* names.
+
+        The form is that of GNU tar's pax version 1.0 (tar.info, "Storing Sparse Files"). Raises
+        OSError where *content* ends too early.
+        """
+        numbers = (len(data), *(number for segment in data for number in segment))
+        table = b"".join(b"%d\n" % number for number in numbers)
+        table += bytes(-len(table) % _BLOCK)
+        stored = sum(size for _, size in data)
+        entry.pax_headers = {
+            **entry.pax_headers,
+            "GNU.sparse.major": "1",
+            "GNU.sparse.minor": "0",
+            "GNU.sparse.name": entry.name,
+            "GNU.sparse.realsize": str(entry.size),
+        }
+        entry.size = len(table) + stored
+        self._put(header(entry))
+        self._put(table)
+        for offset, size in data:
+            content.seek(offset)
+            self._copy(entry, content, size)
+        self._pad(stored)
+
+    def _copy(self, entry: tarfile.TarInfo, content: BinaryIO, left: int) -> None:
         while left:
             piece = content.read(min(left, _PIECE_BYTES))
             if not piece:
                 raise OSError(f"{entry.name} ended {left} bytes before the size it had when it was seen")
             self._put(piece)
             left -= len(piece)
-        if padding := -entry.size % _BLOCK:
+
+    def _pad(self, size: int) -> None:
+        if padding := -size % _BLOCK:
             self._put(bytes(padding))
 
     def close(self) -> None:
@@ -88,6 +124,49 @@ class TarWriter:
         while data:
             # A raw stream may take less than it was given.
             data = data[self._out.write(data) :]
+
+
+def segments(descriptor: int, seen: os.stat_result) -> tuple[Segment, ...] | None:
+    """Return where an open file has data, None where it has no holes or cannot tell (lseek(2), SEEK_DATA)."""
+    if seen.st_blocks * _BLOCK >= seen.st_size:
+        return None
+    found: list[Segment] = []
+    at = 0
+    try:
+        while at < seen.st_size:
+            begin = os.lseek(descriptor, at, os.SEEK_DATA)
+            at = min(os.lseek(descriptor, begin, os.SEEK_HOLE), seen.st_size)
+            if begin < at:
+                found.append((begin, at - begin))
+    except OSError as error:
+        if error.errno != errno.ENXIO:  # no data behind this place
+            found = [(0, seen.st_size)]
+    finally:
+        os.lseek(descriptor, 0, os.SEEK_SET)
+    stored = sum(size for _, size in found)
+    # A size that takes a pax record is the real one to some readers, and the stored one to others.
+    return tuple(found) if stored < min(seen.st_size, _LIMIT >> 1) else None
+
+
+def extract(tar: tarfile.TarFile, entry: tarfile.TarInfo, target: IO[bytes]) -> None:
+    """Write the content of the regular file *entry*, where *tar* stands, to *target*; holes stay holes.
+
+    Raises tarfile.ReadError where the archive ends too early.
+    """
+    source = cast(BinaryIO, tar.fileobj)
+    source.seek(entry.offset_data)
+    data = cast("list[Segment] | None", entry.sparse)
+    for offset, left in [(0, entry.size)] if data is None else data:
+        target.seek(offset)
+        while left:
+            piece = memoryview(source.read(min(left, _PIECE_BYTES)))
+            if not piece:
+                raise tarfile.ReadError("unexpected end of data")
+            left -= len(piece)
+            while piece:
+                piece = piece[target.write(piece) :]
+    if data is not None:
+        target.truncate(entry.size)
 
 
 def header(entry: tarfile.TarInfo) -> bytes:

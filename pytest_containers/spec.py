@@ -305,6 +305,20 @@ class LogLine:
         return self.text
 
 
+FileKind = Literal["file", "folder", "FIFO", "socket", "device"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileStat:
+    """What is at a path inside a container; links were followed. *mode* has the permission bits alone."""
+
+    kind: FileKind
+    size_bytes: int
+    mode: int
+    uid: int
+    gid: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
     """A path that differs from the image: ``A`` added, ``C`` changed, ``D`` deleted (docker diff)."""

@@ -17,20 +17,29 @@ whoever runs the test; modes and times are kept.
 
 from __future__ import annotations
 
+import contextlib
 import io
+import itertools
 import os
 import posixpath
+import stat
 import tarfile
-import tempfile
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
-from typing import Literal
+from typing import BinaryIO, Final, Literal
 
+from pytest_containers._tar import TarWriter, extract, segments
 from pytest_containers.engines.base import Tree
 from pytest_containers.errors import EngineError, PathMissing, SpecInvalid
 
-__all__ = ["InsidePath", "copy_in", "copy_out", "inside", "read_file", "write_file"]
+__all__ = ["READ_LIMIT_BYTES", "InsidePath", "copy_in", "copy_out", "inside", "read_file", "write_file"]
+
+# The most that `read_file` holds in memory.
+READ_LIMIT_BYTES: Final = 256 << 20
+# How long a copy that failed waits for its other half to notice.
+_PARTING_S: Final = 5.0
 
 InsidePath = str | PurePosixPath
 _Kind = Literal["missing", "file", "folder"]
@@ -49,17 +58,28 @@ def inside(path: InsidePath) -> str:
 
 
 def read_file(tree: Tree, path: InsidePath) -> bytes:
-    """Return a file's content. Raises PathMissing, and SpecInvalid for what is no file."""
-    stream = io.BytesIO()
-    tree.read(inside(path), stream)
-    stream.seek(0)
-    with tarfile.open(fileobj=stream, mode="r:") as tar:
-        for member in tar:
-            content = tar.extractfile(member) if member.isreg() else None
-            if content is not None and "/" not in member.name.strip("/"):
-                return content.read()
-            break
-    raise SpecInvalid(f"{path} is not a file", mend="copy a folder with copy_out()")
+    """Return a file's content.
+
+    Raises PathMissing, and SpecInvalid for what is no regular file or is larger than `READ_LIMIT_BYTES`.
+    """
+    with _reading(tree, inside(path)) as tar:
+        first = tar.next()
+        if first is None or not first.isreg():
+            kind = "nothing" if first is None else _kind_of(first)
+            raise SpecInvalid(
+                f"{path} is not a file", seen=f"it is a {kind}", mend="copy a folder with copy_out()"
+            )
+        if first.size > READ_LIMIT_BYTES:
+            raise SpecInvalid(
+                f"{path} is too large to be held in memory",
+                seen=f"it has {first.size} bytes, and a read takes {READ_LIMIT_BYTES}",
+                mend="copy_out() it to this machine and read it there piece by piece",
+            )
+        content = io.BytesIO()
+        extract(tar, first, content)
+        content.seek(0, os.SEEK_END)
+        content.write(bytes(first.size - content.tell()))  # a hole at the end
+    return content.getvalue()
 
 
 def write_file(tree: Tree, path: InsidePath, content: bytes, *, mode: int = 0o644) -> None:
@@ -67,21 +87,26 @@ def write_file(tree: Tree, path: InsidePath, content: bytes, *, mode: int = 0o64
     folder, name = _parted(inside(path))
     entry = tarfile.TarInfo(name)
     entry.size, entry.mode, entry.mtime = len(content), mode, int(time.time())
-    stream = io.BytesIO()
-    with tarfile.open(fileobj=stream, mode="w", format=tarfile.PAX_FORMAT) as tar:
-        tar.addfile(entry, io.BytesIO(content))
-    stream.seek(0)
-    tree.write(folder, stream)
+
+    def send(out: BinaryIO) -> None:
+        with TarWriter(out) as tar:
+            tar.add(entry, io.BytesIO(content))
+
+    with _writing(send) as stream:
+        tree.write(folder, stream)
 
 
 def copy_in(tree: Tree, source: str | os.PathLike[str], target: InsidePath) -> None:
     """Copy a file or folder of the host into a container.
 
-    Raises SpecInvalid for a source that does not exist, or a folder meant for a file's place.
+    Raises SpecInvalid for a source that does not exist or is neither file nor folder, and for a folder
+    meant for a file's place.
     """
     path, wanted = Path(source), inside(target)
     if not path.exists():
         raise SpecInvalid(f"{path} does not exist on this machine", mend="copy_in(source, target)")
+    if not path.is_file() and not path.is_dir():
+        raise SpecInvalid(f"{path} is neither a file nor a folder", mend="copy a file or a folder")
     name = path.resolve().name if path.name in ("", "..") else path.name
     kind = "folder" if wanted.endswith("/") and not path.is_dir() else _kind(tree, wanted)
     if not path.is_dir():
@@ -101,15 +126,69 @@ def copy_out(tree: Tree, source: InsidePath, target: str | os.PathLike[str]) -> 
     folder does not exist.
     """
     wanted, place = inside(source), Path(target)
-    with tempfile.TemporaryFile() as stream:
-        tree.read(wanted.removesuffix("/.").rstrip("/") or "/", stream)
-        stream.seek(0)
-        with tarfile.open(fileobj=stream, mode="r:") as tar:
-            first = tar.next()
-            if first is None:
-                raise EngineError(f"{wanted} came out as an empty archive")
-            _receive(tar, first, place := _place(first, wanted, place, os.fspath(target).endswith("/")))
+    with _reading(tree, wanted.removesuffix("/.").rstrip("/") or "/") as tar:
+        first = tar.next()
+        if first is None:
+            raise EngineError(f"{wanted} came out as an empty archive")
+        if not (first.isreg() or first.isdir()):
+            raise SpecInvalid(
+                f"{wanted} in the container cannot be copied",
+                seen=f"it is a {_kind_of(first)}, which means nothing outside its container",
+                mend="copy files and folders; exec() reads from a device or a FIFO",
+            )
+        _receive(tar, first, place := _place(first, wanted, place, os.fspath(target).endswith("/")))
     return place
+
+
+def _kind_of(entry: tarfile.TarInfo) -> str:
+    return "folder" if entry.isdir() else "FIFO" if entry.isfifo() else "device"
+
+
+@contextlib.contextmanager
+def _reading(tree: Tree, path: str) -> Iterator[tarfile.TarFile]:
+    """Hand out the archive of *path* while the engine still writes it: nothing lies in between."""
+    with _apart(lambda out: tree.read(path, out)) as stream, tarfile.open(fileobj=stream, mode="r|") as tar:
+        yield tar
+
+
+@contextlib.contextmanager
+def _writing(write: Callable[[BinaryIO], None]) -> Iterator[BinaryIO]:
+    """Hand out what *write* writes, while it writes."""
+    with _apart(write) as stream:
+        yield stream
+
+
+@contextlib.contextmanager
+def _apart(write: Callable[[BinaryIO], None]) -> Iterator[BinaryIO]:
+    """Hand out a stream of what *write*, in a thread of its own, writes into a pipe.
+
+    What it raises is raised here, before what follows from it; a reader that stops early is no error.
+    """
+    failed: list[BaseException] = []
+    ours, theirs = os.pipe2(os.O_CLOEXEC)
+
+    def work() -> None:
+        try:
+            with os.fdopen(theirs, "wb") as out:
+                write(out)
+        except BrokenPipeError:
+            return  # the reader has stopped, and knows why
+        except BaseException as error:  # noqa: BLE001 - it is raised by whoever waits for us
+            failed.append(error)
+
+    writer = threading.Thread(target=work, name="containers-copy", daemon=True)
+    try:
+        with os.fdopen(ours, "rb") as stream:
+            writer.start()
+            yield stream
+    except Exception:
+        writer.join(_PARTING_S)
+        if failed:
+            raise failed[0] from None
+        raise
+    writer.join()
+    if failed:
+        raise failed[0]
 
 
 def _parted(path: str) -> tuple[str, str]:
@@ -119,46 +198,53 @@ def _parted(path: str) -> tuple[str, str]:
     return folder or "/", name
 
 
-class _Head(io.BytesIO):
-    """Takes the first headers of a stream and then breaks it, as a reader that has gone does."""
-
-    def write(self, data: bytes | bytearray | memoryview, /) -> int:  # type: ignore[override]
-        if self.enough:
-            raise BrokenPipeError("only the first entry was wanted")
-        return super().write(data)
-
-    @property
-    def enough(self) -> bool:
-        """Return whether the first entry can be told; long names stand in headers before it (tar(5))."""
-        return self.tell() >= 16 * tarfile.BLOCKSIZE
-
-
 def _kind(tree: Tree, path: str) -> _Kind:
-    head = _Head()
     try:
-        tree.read(path.rstrip("/") or "/", head)
+        return "folder" if tree.stat(path.rstrip("/") or "/").kind == "folder" else "file"
     except PathMissing:
         return "missing"
-    except (BrokenPipeError, EngineError):
-        if not head.enough:
-            raise
-    head.seek(0)
-    with tarfile.open(fileobj=head, mode="r:") as tar:
-        first = tar.next()
-    return "folder" if first is not None and first.isdir() else "file"
 
 
 def _send(tree: Tree, source: Path, folder: str, name: str = ".") -> None:
-    def owned(entry: tarfile.TarInfo) -> tarfile.TarInfo:
-        entry.uid = entry.gid = 0
-        entry.uname = entry.gname = "root"
-        return entry
+    """Write *source*, and what is below it, as *name* into *folder*; all of it becomes root's."""
 
-    with tempfile.TemporaryFile() as stream:
-        with tarfile.open(fileobj=stream, mode="w", format=tarfile.PAX_FORMAT) as tar:
-            tar.add(source.resolve(), arcname=name, filter=owned)
-        stream.seek(0)
+    def send(out: BinaryIO) -> None:
+        # It knows how to describe a file, and which ones it has seen under another name.
+        with TarWriter(out) as tar, tarfile.open(fileobj=io.BytesIO(), mode="w") as described:
+            _add(tar, described, source.resolve(), name)
+
+    with _writing(send) as stream:
         tree.write(folder, stream)
+
+
+def _add(tar: TarWriter, described: tarfile.TarFile, path: Path, name: str) -> None:
+    if path.is_socket():
+        return  # tar(5) has no form for one
+    entry = described.gettarinfo(path, name)
+    entry.uid = entry.gid = 0
+    entry.uname = entry.gname = ""
+    if not entry.isreg():
+        tar.add(entry)
+        for below in sorted(os.listdir(path)) if entry.isdir() else ():
+            _add(tar, described, path / below, f"{name}/{below}")
+        return
+    with path.open("rb", buffering=0) as content:
+        seen = os.fstat(content.fileno())
+        if not stat.S_ISREG(seen.st_mode):
+            return  # replaced since it was described
+        entry.size = seen.st_size
+        found = segments(content.fileno(), seen)
+        try:
+            if found is None:
+                tar.add(entry, content)
+            else:
+                tar.add_sparse(entry, content, found)
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise SpecInvalid(
+                f"{path} cannot be copied whole", seen=str(error), mend="copy it when nothing writes it"
+            ) from error
 
 
 def _place(first: tarfile.TarInfo, source: str, target: Path, wants_folder: bool) -> Path:
@@ -184,7 +270,7 @@ def _receive(tar: tarfile.TarFile, first: tarfile.TarInfo, place: Path) -> None:
     """
     folders: list[tuple[Path, tarfile.TarInfo]] = []
     depth = len(_parts(first.name))
-    for member in (first, *_following(tar)):
+    for member in itertools.chain((first,), _following(tar)):
         path = place.joinpath(*_parts(member.name)[depth:])
         if member is not first:
             _refuse_escape(place, path)
@@ -229,11 +315,9 @@ def _make(tar: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> None:
     if member.issym():
         path.symlink_to(member.linkname)
         return
-    content = tar.extractfile(member)
-    if content is None:
+    if not member.isreg():
         return  # A device, socket or pipe means nothing outside its container.
-    with path.open("xb") as file:
-        while piece := content.read(1 << 20):
-            file.write(piece)
+    with path.open("xb", buffering=0) as file:
+        extract(tar, member, file)
     path.chmod(member.mode & ~_SPECIAL_MODES)
     os.utime(path, (member.mtime, member.mtime))

@@ -21,6 +21,7 @@ from pytest_containers.spec import (
     ContainerState,
     ExecResult,
     ExecSpec,
+    FileStat,
     ImageConfig,
     ImageRecord,
     LogChunk,
@@ -43,9 +44,14 @@ class Tree(ABC):
     def read(self, path: str, into: BinaryIO) -> None:
         """Write *path* as a tar stream to *into*; entry names begin with the path's last part.
 
-        A folder comes whole. A symbolic link at the end of *path* is followed.
-        Raises PathMissing.
+        A folder comes whole. A symbolic link at the end of *path* is followed. A file with holes
+        comes in GNU tar's pax form. No read waits for a FIFO or a device. Raises PathMissing,
+        SpecInvalid for a socket, EngineError for what cannot be read and after a removal meanwhile.
         """
+
+    @abstractmethod
+    def stat(self, path: str) -> FileStat:
+        """Return what is at *path*; nothing is read. A symbolic link is followed. Raises PathMissing."""
 
     @abstractmethod
     def write(self, folder: str, tar: BinaryIO) -> None:

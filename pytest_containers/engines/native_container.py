@@ -5,12 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 import select
-import shutil
 import socket
 import tempfile
 import threading
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from pathlib import PurePosixPath
 from types import TracebackType
@@ -26,6 +25,7 @@ from pytest_containers.spec import (
     ContainerState,
     ExecResult,
     ExecSpec,
+    FileStat,
     ImageConfig,
     ImageRecord,
     LogChunk,
@@ -196,12 +196,52 @@ class NativeHandle(Handle):
                 self._held.close()
 
 
+class _Wake:
+    """A descriptor that becomes readable when a future has ended."""
+
+    def __init__(self) -> None:
+        self.descriptor = os.eventfd(0, os.EFD_CLOEXEC)
+        self._lock = threading.Lock()
+
+    def at_end_of(self, future: Future[_Answer]) -> None:
+        """Become readable when *future* is done."""
+        future.add_done_callback(lambda _: self._ring())
+
+    def _ring(self) -> None:
+        # The future may end long after an interrupt has closed us: the number is another's then.
+        with self._lock:
+            if self.descriptor >= 0:
+                os.eventfd_write(self.descriptor, 1)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._lock:
+            os.close(self.descriptor)
+            self.descriptor = -1
+
+
+def _drain(pipe: int, take: Callable[[bytes], object]) -> bool:
+    """Hand over what *pipe*, which does not block, holds now; return whether it was anything."""
+    moved = False
+    with contextlib.suppress(BlockingIOError):
+        for _ in range(_READS_PER_TURN):
+            if not (piece := os.read(pipe, _CHUNK_BYTES)):
+                break
+            take(piece)
+            moved = True
+    return moved
+
+
 class _Capture:
     """Two pipes that a process writes into while we wait for something else."""
 
     def __init__(self) -> None:
         self._pipes = (os.pipe2(os.O_CLOEXEC), os.pipe2(os.O_CLOEXEC))
-        self._wake = os.eventfd(0, os.EFD_CLOEXEC)
+        self._wake = _Wake()
         self._found = (bytearray(), bytearray())
         for ours, _ in self._pipes:
             os.set_blocking(ours, False)
@@ -222,17 +262,18 @@ class _Capture:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for descriptor in (*self._pipes[0], *self._pipes[1], self._wake):
+        for descriptor in (*self._pipes[0], *self._pipes[1]):
             os.close(descriptor)
+        self._wake.__exit__(kind, error, trace)
 
     def until(self, future: Future[_Answer]) -> _Answer:
         """Read both pipes until *future* is there, then what they hold at that moment.
 
         Not until their ends: a process left in the background may keep them open for ever.
         """
-        future.add_done_callback(lambda _: os.eventfd_write(self._wake, 1))
+        self._wake.at_end_of(future)
         poll = select.poll()
-        for descriptor in (self._pipes[0][0], self._pipes[1][0], self._wake):
+        for descriptor in (self._pipes[0][0], self._pipes[1][0], self._wake.descriptor):
             poll.register(descriptor, select.POLLIN)
         while not future.done():
             poll.poll()
@@ -242,9 +283,7 @@ class _Capture:
 
     def _drain(self) -> None:
         for (ours, _), found in zip(self._pipes, self._found, strict=True):
-            with contextlib.suppress(BlockingIOError):
-                for _ in range(_READS_PER_TURN):
-                    found += os.read(ours, _CHUNK_BYTES)
+            _drain(ours, found.extend)
 
 
 class _NativeTree(Tree):
@@ -257,16 +296,50 @@ class _NativeTree(Tree):
         self._image = image
 
     def read(self, path: str, into: BinaryIO) -> None:
-        with openfiles.explained(client.WHO), tempfile.TemporaryFile() as tar:
-            self._connection.tell(messages.Read(id=self._id, path=path), (tar.fileno(),))
-            tar.seek(0)
-            shutil.copyfileobj(tar, into, _CHUNK_BYTES)
+        with openfiles.explained(client.WHO), contextlib.ExitStack() as scope, _Wake() as wake:
+            ours, theirs = os.pipe2(os.O_CLOEXEC)
+            scope.callback(os.close, ours)
+            try:
+                future = self._connection.post(messages.Read(id=self._id, path=path), (theirs,))
+            finally:
+                os.close(theirs)
+            os.set_blocking(ours, False)
+            wake.at_end_of(future)
+            poll = select.poll()
+            poll.register(ours, select.POLLIN)
+            poll.register(wake.descriptor, select.POLLIN)
+            # Not to the pipe's end: another child of the supervisor may hold it open a while longer.
+            while not future.done():
+                poll.poll()
+                _drain(ours, into.write)
+            future.result()
+            while _drain(ours, into.write):
+                pass
+
+    def stat(self, path: str) -> FileStat:
+        return self._connection.tell(messages.Stat(id=self._id, path=path))
 
     def write(self, folder: str, tar: BinaryIO) -> None:
-        with openfiles.explained(client.WHO), tempfile.TemporaryFile() as copy:
-            shutil.copyfileobj(tar, copy, _CHUNK_BYTES)
-            copy.seek(0)
-            self._connection.tell(messages.Write(id=self._id, folder=folder), (copy.fileno(),))
+        # A socket, since its end can be told to the other side while a fork of ours has it open too.
+        with openfiles.explained(client.WHO), contextlib.ExitStack() as scope:
+            ours, theirs = socket.socketpair()
+            scope.enter_context(ours)
+            with theirs:
+                wake = scope.enter_context(_Wake())
+                future = self._connection.post(messages.Write(id=self._id, folder=folder), (theirs.fileno(),))
+            wake.at_end_of(future)
+            ours.setblocking(False)
+            poll = select.poll()
+            poll.register(ours, select.POLLOUT)
+            poll.register(wake.descriptor, select.POLLIN)
+            while not future.done() and (piece := memoryview(tar.read(_CHUNK_BYTES))):
+                while piece and not future.done():
+                    poll.poll()
+                    with contextlib.suppress(BlockingIOError, BrokenPipeError, ConnectionResetError):
+                        piece = piece[ours.send(piece) :]
+            with contextlib.suppress(OSError):  # whoever read it has ended, which is told below
+                ours.shutdown(socket.SHUT_WR)
+            future.result()
 
     def changes(self) -> tuple[Change, ...]:
         changed = self._connection.tell(messages.Changes(id=self._id)).changes

@@ -170,6 +170,9 @@ def within(sandbox: Sandbox, action: Callable[[], None], *, enter: Callable[[], 
             if child.pid == 0:
                 _act(sandbox, action, sync.fileno(), enter)
         undo.callback(discard_child, child)
+        # A removal ends it, whatever it waits for: a file system may answer never (sandbox.remove).
+        sandbox.workers.add(child)
+        scope.callback(sandbox.workers.discard, child)
         yield Wait(ours.fileno())
         raise_if_failed(ours)
         while (status := wait_for(child.pidfd)) is None:
@@ -180,7 +183,7 @@ def within(sandbox: Sandbox, action: Callable[[], None], *, enter: Callable[[], 
         raise EngineError(
             f"work on the files of container {sandbox.spec.name} was cut off",
             seen=f"its process ended with code {status.code}",
-            mend="see whether the machine is out of memory",
+            mend="do not remove the container meanwhile; else see whether the machine is out of memory",
         )
 
 

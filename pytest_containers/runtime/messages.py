@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Final, Generic, Literal, NamedTuple, TypeVar, cast
 
 from pytest_containers.errors import ContainersError, EngineError, from_wire, to_wire
-from pytest_containers.spec import ContainerSpec, ContainerState, ImageConfig
+from pytest_containers.spec import ContainerSpec, ContainerState, FileStat, ImageConfig
 
 __all__ = [
     "VERSION",
@@ -54,6 +54,7 @@ __all__ = [
     "Signal",
     "Start",
     "Started",
+    "Stat",
     "State",
     "Write",
     "decode",
@@ -251,6 +252,15 @@ class Write(Request[Done]):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Stat(Request[FileStat]):
+    """Ask what is at *path*, links followed."""
+
+    answer: ClassVar[type[object]] = FileStat
+    id: str
+    path: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Changes(Request[Changed]):
     """Ask what differs from the image."""
 
@@ -300,7 +310,7 @@ _REQUESTS: Final = types.MappingProxyType(
         kind.__name__: kind
         for kind in (
             *(Hello, CreateNetwork, RemoveNetwork, Create, Start, State, Signal, ExecRequest),
-            *(Read, Write, Changes, Layer, Listening, Publish, Remove, Shutdown),
+            *(Read, Write, Stat, Changes, Layer, Listening, Publish, Remove, Shutdown),
         )
     }
 )

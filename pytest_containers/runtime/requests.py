@@ -7,7 +7,7 @@ import json
 import os
 import socket
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import BinaryIO, Final
 
@@ -27,7 +27,7 @@ from pytest_containers.runtime import (
 from pytest_containers.runtime.bundle import bundle, process
 from pytest_containers.runtime.loop import Recipe, Wait
 from pytest_containers.runtime.sandbox import Run, Sandbox, remove, start
-from pytest_containers.spec import ContainerSpec, ExecSpec, Port
+from pytest_containers.spec import ContainerSpec, ExecSpec, FileStat, Port
 
 __all__ = ["Answered", "Owner", "Requests"]
 
@@ -82,7 +82,7 @@ class Requests:
                 return (yield from self._start(request))
             case messages.ExecRequest():
                 return (yield from self._exec(request, descriptors))
-            case messages.Read() | messages.Write() | messages.Changes() | messages.Layer():
+            case messages.Read() | messages.Write() | messages.Stat() | messages.Changes() | messages.Layer():
                 return (yield from self._files(request, descriptors))
             case messages.State():
                 return Answered(noun=self._known(request.id).state)
@@ -225,7 +225,7 @@ class Requests:
 
     def _files(
         self,
-        request: messages.Read | messages.Write | messages.Changes | messages.Layer,
+        request: messages.Read | messages.Write | messages.Stat | messages.Changes | messages.Layer,
         descriptors: list[int],
     ) -> Recipe[Answered]:
         sandbox = self._known(request.id)
@@ -246,9 +246,22 @@ class Requests:
                 )
                 action = partial(_into, descriptors[0], write)
                 yield from join.within(sandbox, action, enter=None)
+            case messages.Stat(path=path):
+                return (yield from self._stat(sandbox, path))
             case messages.Changes():
                 return (yield from self._changes(sandbox))
         return Answered(noun=messages.Done())
+
+    def _stat(self, sandbox: Sandbox, path: str) -> Recipe[Answered]:
+        with os.fdopen(os.memfd_create("stat", os.MFD_CLOEXEC), "w+b") as found:
+
+            def write() -> None:
+                found.write(json.dumps(asdict(transfer.status(path))).encode())
+                found.flush()
+
+            yield from join.within(sandbox, write, enter=partial(join.join, sandbox))
+            found.seek(0)
+            return Answered(noun=messages.decode(FileStat, json.loads(found.read())))
 
     def _changes(self, sandbox: Sandbox) -> Recipe[Answered]:
         files = sandbox.snapshot

@@ -83,6 +83,8 @@ class Sandbox:
         # Readable while nobody is starting it (eventfd(2)).
         self.turn = os.eventfd(1, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self.child: syscalls.Child | None = None
+        # Processes of ours at work on its files; whoever made one reaps it.
+        self.workers: set[syscalls.Child] = set()
         self.exit: ExitStatus | None = None
         self.started_at = 0.0
         self.finished_at = 0.0
@@ -274,10 +276,16 @@ def _connect(sandbox: Sandbox, child: syscalls.Child, ours: socket.socket) -> No
 
 
 def remove(sandbox: Sandbox) -> Recipe[None]:
-    """Kill what runs, wait for its end, and drop the rest; a start under way is let through first."""
+    """Kill what runs, wait for its end, and drop the rest; a start under way is let through first.
+
+    Work on its files is cut off: whoever asked for it gets an error.
+    """
     while sandbox.starting:
         yield Wait(sandbox.turn)
     sandbox.kill(signal.SIGKILL)
+    for worker in sandbox.workers:
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(worker.pidfd, signal.SIGKILL)
     while sandbox.state.status == "running" and sandbox.child is not None:
         yield Wait(sandbox.child.pidfd)
     sandbox.close()

@@ -34,6 +34,7 @@ from pytest_containers.spec import (
     ExecResult,
     ExecSpec,
     ExitStatus,
+    FileStat,
     ImageConfig,
     ImageRecord,
     Limits,
@@ -297,6 +298,10 @@ class _MemoryTree(Tree):
     def read(self, path: str, into: BinaryIO) -> None:
         self._handle.state()
         self._files.pack(path, into)
+
+    def stat(self, path: str) -> FileStat:
+        self._handle.state()
+        return self._files.stat(path)
 
     def write(self, folder: str, tar: BinaryIO) -> None:
         self._handle.state()

@@ -11,7 +11,7 @@ from pathlib import PurePosixPath
 from typing import BinaryIO, Literal
 
 from pytest_containers.errors import PathMissing
-from pytest_containers.spec import Change
+from pytest_containers.spec import Change, FileStat
 
 __all__ = ["HOST", "Entry", "Files"]
 
@@ -66,6 +66,19 @@ class Files:
     def find(self, path: str) -> Entry | None:
         """Return what *path* leads to, if anything."""
         return self.entries.get(self.resolve(path))
+
+    def stat(self, path: str) -> FileStat:
+        """Return what *path* leads to. Raises PathMissing."""
+        entry = self.find(path)
+        if entry is None:
+            raise PathMissing(f"no {path} in the container", mend="name a path that exists there")
+        return FileStat(
+            kind="folder" if entry.kind == "folder" else "file",
+            size_bytes=len(entry.content),
+            mode=entry.mode,
+            uid=entry.uid,
+            gid=entry.gid,
+        )
 
     def content(self, path: str) -> bytes:
         """Return a file's content. Raises PathMissing."""

@@ -121,6 +121,21 @@ def test_tree_resolves_links_inside_the_container(bench: Bench) -> None:
     assert _read(handle, "/srv/there") == {"there": b"too\n"}
 
 
+def test_stat_tells_what_is_there_and_reads_nothing(bench: Bench) -> None:
+    """A file, a folder and a link are told apart in every state, and what is not there is PathMissing."""
+    handle = bench.create(ContainerSpec(name="one", command=SLEEP))
+    bench.put(handle, "/srv/real", b"real\n", mode=0o640)
+    bench.link(handle, "/srv/link", "real")
+    for begin in (handle.state, handle.start):
+        begin()
+        assert (handle.tree.stat("/srv").kind, handle.tree.stat("/").kind) == ("folder", "folder")
+        for path in ("/srv/real", "/srv/link"):
+            found = handle.tree.stat(path)
+            assert (found.kind, found.size_bytes, found.mode) == ("file", 5, 0o640)
+        with pytest.raises(PathMissing, match="/srv/none"):
+            handle.tree.stat("/srv/none")
+
+
 def test_path_that_is_missing_is_told(bench: Bench) -> None:
     """Reading what does not exist raises with its path."""
     handle = bench.create(ContainerSpec(name="one", command=SLEEP))

@@ -148,6 +148,7 @@ def test_pack_link_stays_inside(root: Root, tmp_path: Path) -> None:
     """A link that says where the host's files are says so in vain."""
     (tmp_path / "secret").write_text("outside")
     root.file("secret", "inside")
+    (root.path / str(tmp_path).lstrip("/")).mkdir(parents=True)
     for target in ("/secret", "../secret", f"{tmp_path}{'/..' * 20}/secret"):
         (root.path / "link").symlink_to(target)
         with tarfile.open(fileobj=io.BytesIO(root.packed("/link"))) as tar:

@@ -1,0 +1,225 @@
+"""Attacks on whoever reads a container's files: reads that hang, fill memory, or tell what is not so."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import socket
+import stat
+import sys
+import tarfile
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import pytest
+
+from pytest_containers._tar import TarWriter
+from pytest_containers.errors import EngineError, PathMissing, SpecInvalid
+from pytest_containers.runtime import transfer
+from pytest_containers.spec import Bind, ContainerSpec
+from pytest_containers.transfer import copy_in, copy_out, read_file, write_file
+
+if TYPE_CHECKING:
+    from pytest_containers.engines.native_container import NativeHandle
+    from tests.runtime.conftest import Apart, Boxes, Shell
+
+pytestmark = pytest.mark.kernel
+
+_PATIENCE_S: Final = 20.0
+_SPEC: Final = ContainerSpec(name="box", command=("sleep", "1000"))
+
+
+def _fifo(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def _socket(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(path))
+
+
+def _device(path: Path) -> None:
+    os.mknod(path, 0o666 | stat.S_IFCHR, os.makedev(5, 0))
+
+
+def _link(path: Path) -> None:
+    path.symlink_to("/etc/passwd")
+
+
+def _folder(path: Path) -> None:
+    path.mkdir()
+
+
+def _nothing(path: Path) -> None:
+    assert not path.exists()
+
+
+_SWAPS: Final = (_fifo, _socket, _device, _link, _folder, _nothing)
+
+
+@pytest.mark.parametrize("swap", _SWAPS)
+@pytest.mark.parametrize("was", [_fifo, _device, _link, _folder, Path.touch])
+def test_what_is_swapped_after_a_look_is_left_out(
+    apart: Apart, tmp_path: Path, was: Callable[[Path], None], swap: Callable[[Path], None]
+) -> None:
+    """Whatever takes a path's place between look and open: nobody waits, and no other content comes out."""
+    path = tmp_path / "path"
+    was(path)
+    seen = path.lstat()
+    path.rename(tmp_path / "before")
+    swap(path)
+
+    def read() -> bytes:
+        out = io.BytesIO()
+        with TarWriter(out) as tar:
+            transfer.add(tar, str(path), "path", seen, {})
+        return out.getvalue()
+
+    with tarfile.open(fileobj=io.BytesIO(apart(read))) as tar:
+        assert [entry.name for entry in tar if entry.isreg()] == []
+
+
+@pytest.mark.parametrize("make", [_fifo, _socket, _device])
+def test_file_of_another_kind_has_no_content(
+    boxes: Boxes, tmp_path: Path, make: Callable[[Path], None]
+) -> None:
+    """A FIFO, a socket and a device are refused by name, whoever asks for them, running or not."""
+    layer = tmp_path / "layer"
+    (layer / "srv").mkdir(parents=True)
+    make(layer / "srv/odd")
+    box = boxes.create(_SPEC, layers=("/", str(layer)))
+    for begin in (box.state, box.start):
+        begin()
+        with pytest.raises(SpecInvalid, match="/srv/odd"):
+            read_file(box.tree, "/srv/odd")
+        with pytest.raises(SpecInvalid, match="/srv/odd"):
+            copy_out(box.tree, "/srv/odd", tmp_path / "out")
+        assert not (tmp_path / "out").exists()
+        copy_out(box.tree, "/srv", tmp_path / f"folder-{begin.__name__}")
+    assert box.tree.stat("/srv/odd").kind.lower() == make.__name__.removeprefix("_")
+
+
+_SWAPPER: Final = """
+import os, itertools
+os.chdir("/srv")
+open("plain", "w").write("content")
+os.mkfifo("fifo")
+os.symlink("/proc/kmsg", "link")
+os.mkdir("folder")
+for number in itertools.count():
+    other = ("fifo", "link", "folder")[number % 3]
+    os.rename("plain", "victim"); os.rename("victim", "plain")
+    os.rename(other, "victim"); os.rename("victim", other)
+"""
+
+
+def test_container_that_swaps_files_holds_up_no_read(boxes: Boxes, tmp_path: Path) -> None:
+    """A hundred reads of a name that is file, FIFO, link and folder in turn all end, and so do copies."""
+    box = boxes.start(ContainerSpec(name="box", command=(sys.executable, "-c", _SWAPPER)))
+    found: set[bytes] = set()
+    with ThreadPoolExecutor(1) as pool:
+        for number in range(100):
+            with contextlib.suppress(PathMissing, SpecInvalid, EngineError):
+                if number % 2:
+                    found.add(pool.submit(read_file, box.tree, "/srv/victim").result(_PATIENCE_S))
+                else:
+                    pool.submit(copy_out, box.tree, "/srv", tmp_path / str(number)).result(_PATIENCE_S)
+    assert found <= {b"content"}
+    assert box.state().status == "running"
+
+
+class _Stuck(io.BytesIO):
+    """A reader that takes one piece and then no more until it is let go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reached = threading.Event()
+        self.free = threading.Event()
+
+    def write(self, data: object, /) -> int:
+        self.reached.set()
+        assert self.free.wait(_PATIENCE_S)
+        return len(bytes(data))  # type: ignore[call-overload]
+
+
+def _supervisor(box: NativeHandle) -> int:
+    """Return the pid of the process that the container's first one is a child of."""
+    line = f"{box.id[:12]}\n"
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            mounts = (folder / "root/etc/hostname").read_text()
+            parent = (folder / "stat").read_text().rpartition(") ")[2].split()[1]
+        except OSError:
+            continue
+        if mounts == line:
+            return int(parent)
+    raise AssertionError("no process of the container is to be seen")
+
+
+def _children(pid: int) -> set[str]:
+    return set(Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
+
+
+def test_removal_ends_a_read_that_hangs(boxes: Boxes, sh: Shell) -> None:
+    """A read that nobody takes the bytes of ends with the container, and leaves no process."""
+    other = boxes.start(ContainerSpec(name="other", command=("sleep", "1000")))
+    box = boxes.start(_SPEC)
+    sh(box, "head -c 3000000 /dev/zero > /srv/big")
+    supervisor, stuck = _supervisor(box), _Stuck()
+    with ThreadPoolExecutor(1) as pool:
+        reading = pool.submit(box.tree.read, "/srv/big", stuck)
+        assert stuck.reached.wait(_PATIENCE_S)
+        at_work = _children(supervisor)
+        box.remove()
+        stuck.free.set()
+        with pytest.raises(EngineError, match="was cut off"):
+            reading.result(_PATIENCE_S)
+    deadline = time.monotonic() + _PATIENCE_S
+    while len(left := _children(supervisor) & at_work) > 2:  # the gateway and the other container
+        assert time.monotonic() < deadline, left
+    assert other.state().status == "running"
+
+
+def test_write_onto_another_kind_of_file(boxes: Boxes, sh: Shell, tmp_path: Path) -> None:
+    """A FIFO is replaced by the file; what is mounted there is written into if it is a file, else refused."""
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "file").write_text("before")
+    binds = tuple(Bind(source=str(tmp_path / name), target=f"/mnt/{name}") for name in ("fifo", "file"))
+    box = boxes.start(ContainerSpec(name="box", command=("sleep", "1000"), binds=binds))
+    sh(box, "mkfifo /srv/fifo")
+    write_file(box.tree, "/srv/fifo", b"new")
+    assert read_file(box.tree, "/srv/fifo") == b"new"
+    for path in ("/mnt/fifo", "/dev/null"):
+        with pytest.raises(SpecInvalid, match=f"{path} in the container is a (FIFO|device)"):
+            write_file(box.tree, path, b"new")
+        with pytest.raises(SpecInvalid, match=f"{path} in the container is a (FIFO|device)"):
+            copy_in(box.tree, tmp_path / "file", path)
+    copy_in(box.tree, tmp_path / "file", "/srv/fifo")
+    write_file(box.tree, "/mnt/file", b"new")
+    assert (tmp_path / "file").read_text() == "new"
+    assert read_file(box.tree, "/srv/fifo") == b"before"
+
+
+def test_copy_in_of_what_is_no_file_is_refused(boxes: Boxes, tmp_path: Path) -> None:
+    """A FIFO or device of this machine is not opened; sockets and FIFOs in a folder cost no time."""
+    _fifo(tmp_path / "fifo")
+    _socket(tmp_path / "socket")
+    box = boxes.create(_SPEC)
+    for path in (tmp_path / "fifo", tmp_path / "socket", Path("/dev/zero")):
+        with pytest.raises(SpecInvalid, match="neither a file nor a folder"):
+            copy_in(box.tree, path, "/srv/x")
+    copy_in(box.tree, tmp_path, "/srv/folder")
+    assert box.tree.stat("/srv/folder/fifo").kind == "FIFO"
+
+
+@pytest.mark.parametrize("path", ["/proc/kmsg", "/proc/sys/net/ipv4/route/flush", "/proc/1/mem"])
+def test_file_that_gives_nothing_is_named(boxes: Boxes, path: str) -> None:
+    """A file of /proc whose read would wait, or is refused, is an error with the path; nobody waits."""
+    box = boxes.start(_SPEC)
+    with ThreadPoolExecutor(1) as pool, pytest.raises(EngineError, match=f"{path} in the container cannot"):
+        pool.submit(read_file, box.tree, path).result(_PATIENCE_S)
