@@ -26,6 +26,8 @@ __all__ = [
     "ExecResult",
     "ExecSpec",
     "ExitStatus",
+    "FileKind",
+    "FileStat",
     "Healthcheck",
     "ImageConfig",
     "ImageRecord",

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import os
 import socket
 import stat
+import subprocess
 import sys
 import tarfile
 import threading
@@ -223,3 +225,116 @@ def test_file_that_gives_nothing_is_named(boxes: Boxes, path: str) -> None:
     box = boxes.start(_SPEC)
     with ThreadPoolExecutor(1) as pool, pytest.raises(EngineError, match=f"{path} in the container cannot"):
         pool.submit(read_file, box.tree, path).result(_PATIENCE_S)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/proc/sys/kernel/hostname",
+        "/proc/1/comm",
+        "/proc/self/comm",
+        "/proc/thread-self/comm",
+        "/sys/class/net/eth0/mtu",
+        "/sys/class/net/lo/address",
+        "/proc/mounts",
+        "/etc/mtab",
+    ],
+)
+def test_file_that_tells_a_wrong_size_is_read_to_its_end(boxes: Boxes, sh: Shell, path: str) -> None:
+    """Files of /proc and /sys are what a process inside sees; self is the container's first process."""
+    box = boxes.start(ContainerSpec(name="box", command=("sleep", "1000"), files={"/srv/x": b""}))
+    sh(box, "ln -sf /proc/self/mounts /etc/mtab")
+    wanted = sh(box, f"cat {path.replace('self', '1').replace('thread-1', '1/task/1')}")
+    assert read_file(box.tree, path).decode() == wanted != ""
+
+
+def test_folders_of_proc_and_sys_are_copied(boxes: Boxes, tmp_path: Path) -> None:
+    """A folder of such files comes out with their contents."""
+    box = boxes.start(_SPEC)
+    copy_out(box.tree, "/proc/sys/kernel/random", tmp_path / "random")
+    assert (tmp_path / "random/boot_id").read_text() == Path("/proc/sys/kernel/random/boot_id").read_text()
+    copy_out(box.tree, "/sys/class/net/lo/statistics", tmp_path / "statistics")
+    assert (tmp_path / "statistics/rx_errors").read_text() == "0\n"
+
+
+_GROWS: Final = (
+    "while :; do echo 0123456789 >> /srv/log; : > /srv/cut; head -c 900000 /dev/zero > /srv/cut; done"
+)
+
+
+def test_files_that_change_are_read_as_of_some_moment(boxes: Boxes) -> None:
+    """A file that grows is whole lines of it; one that is cut meanwhile is of some moment, or an error."""
+    box = boxes.start(ContainerSpec(name="box", command=("sh", "-c", _GROWS)))
+    refused: list[EngineError] = []
+    for _ in range(25):
+        with contextlib.suppress(PathMissing):
+            assert set(read_file(box.tree, "/srv/log").split()) <= {b"0123456789"}
+        try:
+            content = read_file(box.tree, "/srv/cut")
+        except PathMissing:
+            continue
+        except EngineError as error:
+            refused.append(error)
+        else:
+            assert set(content) <= {0}
+    for one in refused:
+        assert one.what == "/srv/cut in the container cannot be read"
+        assert "bytes before the size" in one.seen
+        assert one.mend
+    assert box.state().status == "running"
+
+
+# Run apart, so that its peak is this copy's alone (getrusage(2), ru_maxrss in KiB).
+_MEASURED: Final = """
+import json, os, resource, sys, tempfile
+from pathlib import Path
+from pytest_containers.engines.native import NativeEngine, fresh_run_folder
+from pytest_containers.spec import ContainerSpec, ExecSpec
+from pytest_containers.errors import SpecInvalid
+from pytest_containers.transfer import copy_in, copy_out, read_file
+
+top = Path(sys.argv[1])
+os.environ["TMPDIR"] = tempfile.tempdir = str(top / "temporary")
+Path(tempfile.tempdir).mkdir()
+engine = NativeEngine(store=top / "store", run_folder=fresh_run_folder(), owner_pid=os.getpid())
+box = engine.create(
+    ContainerSpec(name="box", command=("sleep", "1000"), storage="disk"), engine.images.pull("host")
+)
+box.start()
+made = "truncate -s 5G /srv/sparse; echo end >> /srv/sparse; head -c 150000000 /dev/urandom > /srv/full"
+assert box.exec(ExecSpec(argv=("sh", "-c", made))).exit_code == 0
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+for name in ("sparse", "full"):
+    copy_out(box.tree, f"/srv/{name}", top / name)
+    copy_in(box.tree, top / name, f"/srv/back-{name}")
+try:
+    read_file(box.tree, "/srv/sparse")
+except SpecInvalid as error:
+    refused = error.seen
+script = "cd /srv; cmp full back-full && stat -c %b sparse back-sparse"
+blocks = box.exec(ExecSpec(argv=("sh", "-c", script))).stdout.split()
+print(json.dumps({
+    "refused": refused,
+    "sparse_blocks": [*map(int, blocks), (top / "sparse").stat().st_blocks],
+    "full_blocks": (top / "full").stat().st_blocks,
+    "sizes": [(top / name).stat().st_size for name in ("sparse", "full")],
+    "temporary": os.listdir(tempfile.tempdir),
+    "peak_kib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before,
+}))
+engine.close()
+"""
+
+
+def test_copies_fill_no_memory_and_no_temporary_folder(tmp_path: Path) -> None:
+    """A file of 5 GB with one hole, and 150 MB of data, go both ways in a few MiB; the hole stays one."""
+    command = [sys.executable, "-c", _MEASURED, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    seen = json.loads(done.stdout)
+    assert seen["refused"].startswith("it has 5368709124 bytes")
+    assert seen["sizes"] == [5368709124, 150_000_000]
+    assert len(seen["sparse_blocks"]) == 3
+    assert max(seen["sparse_blocks"]) * 512 < 1 << 20
+    assert seen["full_blocks"] * 512 >= 150_000_000
+    assert seen["temporary"] == []
+    assert seen["peak_kib"] < 16 * 1024, seen

@@ -289,6 +289,48 @@ ARGUMENTS: Final = (
         "PathMissing",
         "/no/such",
     ),
+    case(
+        "a folder is read as a file",
+        'container("host", command="sleep 60").read_text("/etc")',
+        "SpecInvalid",
+        "/etc",
+        "copy_out",
+    ),
+    case(
+        "a file of more than 256 MiB is read at once",
+        'box = container("host", command="sleep 60"); box.exec("truncate -s 1500M /srv/x"); '
+        'box.read_bytes("/srv/x")',
+        "SpecInvalid",
+        "/srv/x",
+        "copy_out",
+    ),
+    case(
+        "a device is copied out",
+        'container("host", command="sleep 60").copy_out("/dev/zero", "zero")',
+        "SpecInvalid",
+        "/dev/zero",
+        "device",
+    ),
+    case(
+        "a device is written as a file",
+        'container("host", command="sleep 60").write_text("/dev/null", "text")',
+        "SpecInvalid",
+        "/dev/null",
+        "device",
+    ),
+    case(
+        "a file of /proc that gives nothing is read",
+        'container("host", command="sleep 60").read_text("/proc/1/mem")',
+        "EngineError",
+        "/proc/1/mem",
+    ),
+    case(
+        "a file is written where a volume is read-only",
+        'container("host", command="sleep 60", volumes={".": "/data:ro"}).write_text("/data/x", "text")',
+        "EngineError",
+        "/data",
+        "read-only",
+    ),
 )
 
 # The image is nowhere: what is refused before anything starts is refused before it is looked for.
