@@ -6,7 +6,8 @@ plain values, so that the child needs to ask nobody once it has left the host's 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import posixpath
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
@@ -14,10 +15,11 @@ from pytest_containers.errors import SpecInvalid
 from pytest_containers.runtime import capabilities
 from pytest_containers.spec import Bind, ContainerSpec, ExecSpec, ImageConfig
 
-__all__ = ["DEFAULT_PATH", "Bundle", "Process", "bundle", "process"]
+__all__ = ["DEFAULT_PATH", "KERNEL_FOLDERS", "Bundle", "Process", "bundle", "kernel_files", "process"]
 
 # https://github.com/moby/moby/blob/v28.0.0/oci/defaults.go: what a Docker image may rely on.
 DEFAULT_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+KERNEL_FOLDERS: Final = ("/dev", "/proc", "/sys")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +38,8 @@ class Process:
 class Bundle:
     """A container to be: its first process and the world around it.
 
-    *volumes* are the paths that the image declares and the test has laid nothing over. *roots* are
+    *volumes* are the paths that the image declares and the test has laid nothing over; those that have been
+    made already and are among *binds* are *image_volumes*. *roots* are
     the roots of the containers that *binds* are from, by id. *interfaces* of the
     ``host`` are in no network namespace of its own, ``none`` has one with lo alone.
     """
@@ -51,6 +54,7 @@ class Bundle:
     privileged: bool
     interfaces: Literal["switch", "host", "none"] = "switch"
     roots: Mapping[str, str] = field(default_factory=dict)
+    image_volumes: frozenset[str] = frozenset()
 
 
 def _merged_env(*layers: tuple[str, ...]) -> tuple[str, ...]:
@@ -68,6 +72,28 @@ def _pairs(env: Mapping[str, str]) -> tuple[str, ...]:
         if not key or "=" in key or "\0" in key + text:
             raise SpecInvalid(f"{key!r} is not a name of an environment variable", mend="drop or rename it")
     return tuple(f"{key}={text}" for key, text in env.items())
+
+
+def kernel_files(path: str) -> bool:
+    """Tell whether the absolute *path*, without ``..`` and links, is one of `KERNEL_FOLDERS` or in one."""
+    return any(path == folder or path.startswith(f"{folder}/") for folder in KERNEL_FOLDERS)
+
+
+def _volumes(config: ImageConfig) -> Iterator[str]:
+    """Yield the paths that the image declares, but for those in /dev, /proc and /sys: they are the kernel's.
+
+    Images for systemd declare /sys/fs/cgroup. Raises SpecInvalid for the root.
+    """
+    for declared in config.volumes:
+        path = posixpath.normpath(f"/{declared}").replace("//", "/")
+        if path == "/":
+            raise SpecInvalid(
+                "the image declares its root as a volume",
+                seen=f"VOLUME {declared}",
+                mend="build it without, or name a folder in VOLUME",
+            )
+        if not kernel_files(path):
+            yield path
 
 
 def _argv(spec: ContainerSpec, config: ImageConfig) -> tuple[str, ...]:
@@ -93,7 +119,7 @@ def bundle(spec: ContainerSpec, config: ImageConfig, container_id: str, *, held:
     """
     hostname = spec.hostname or container_id[:12]
     base = (f"PATH={DEFAULT_PATH}", *(() if spec.build_step else (f"HOSTNAME={hostname}",)))
-    covered = {*(bind.target for bind in spec.binds), *spec.tmpfs}
+    covered = {posixpath.normpath(target) for target in (*(bind.target for bind in spec.binds), *spec.tmpfs)}
     mask = capabilities.resolve(spec.cap_add, spec.cap_drop, privileged=spec.privileged)
     return Bundle(
         process=Process(
@@ -106,7 +132,7 @@ def bundle(spec: ContainerSpec, config: ImageConfig, container_id: str, *, held:
         ),
         hostname=hostname,
         binds=spec.binds,
-        volumes=tuple(path for path in config.volumes if path not in covered),
+        volumes=tuple(path for path in _volumes(config) if path not in covered),
         tmpfs=spec.tmpfs,
         build_step=spec.build_step,
         read_only=spec.read_only,

@@ -17,7 +17,7 @@ from typing import Final, NamedTuple, NoReturn
 
 from pytest_containers.errors import ContainersError, StartError
 from pytest_containers.runtime import mountpoints, process, roots, syscalls, transfer
-from pytest_containers.runtime.bundle import Bundle
+from pytest_containers.runtime.bundle import KERNEL_FOLDERS, Bundle, kernel_files
 from pytest_containers.runtime.cgroups import Placement
 from pytest_containers.runtime.network import veth
 from pytest_containers.runtime.snapshot import DEVICES, Ground, Snapshot, tmpfs_size
@@ -33,6 +33,7 @@ _FILES: Final = 4
 
 # https://github.com/moby/moby/blob/v28.0.0/daemon/pkg/oci/defaults.go, "ReadonlyPaths"
 _READ_ONLY: Final = tuple(f"/proc/{name}" for name in "bus fs irq sys sysrq-trigger".split())
+_NULL: Final = os.makedev(*DEVICES["null"])
 _LINKS: Final = (
     ("/proc/self/fd", "fd"),
     ("/proc/self/fd/0", "stdin"),
@@ -84,13 +85,15 @@ def enter(
         at("dev", lambda: _dev(root, ground))
         at("sys", lambda: _sys(root, bundle))
         at("etc", lambda: _etc(root, snapshot))
+        at("network: sysctls", lambda: None if bundle.interfaces == "host" else _sysctls(root))
+        # All that guards the host is in its place before anything of image or test is mounted.
+        at("masked and read-only paths", lambda: None if bundle.privileged else _mask(root, ground))
         at("pivot", lambda: _pivot(snapshot))
+        at("standard input", _open_null)
         at("hostname", lambda: socket.sethostname(bundle.hostname))
         at("network: wait for the interface", lambda: _network(bundle))
-        at("network: sysctls", lambda: None if bundle.interfaces == "host" else _sysctls())
         at("mounts", lambda: _lay(bundle, trees, points[0]))
         at("files", _files)
-        at("masked and read-only paths", lambda: None if bundle.privileged else _mask(ground))
         at("read-only root", lambda: _seal(bundle))
         # Control groups and seccomp have their places here: the parent puts us into the group
         # before the exec, the filter is the last thing before it (runtime-spec, "Lifecycle").
@@ -197,10 +200,17 @@ def _pivot(snapshot: Snapshot) -> None:
     roots.confirm(snapshot.identity, "the container")
 
 
-def _sysctls() -> None:
+def _open_null() -> None:
+    """Put the container's own /dev/null, on which nothing is mounted yet, at descriptor 0 under that name."""
+    null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+    os.dup2(null, 0)
+    os.close(null)
+
+
+def _sysctls(root: str) -> None:
     """Open low ports and ping to every user, as Docker does in its network namespaces (ip-sysctl)."""
     for name, text in (("ip_unprivileged_port_start", b"0"), ("ping_group_range", b"0 2147483647")):
-        descriptor = os.open(f"/proc/sys/net/ipv4/{name}", os.O_WRONLY | os.O_CLOEXEC)
+        descriptor = os.open(f"{root}/proc/sys/net/ipv4/{name}", os.O_WRONLY | os.O_CLOEXEC)
         try:
             os.write(descriptor, text)
         finally:
@@ -214,23 +224,57 @@ def _lay(bundle: Bundle, trees: list[_Tree], points: int) -> None:
     """
     mounts: list[tuple[str, _Tree | int]] = [*bundle.tmpfs.items(), *((tree.target, tree) for tree in trees)]
     for target, mounted in sorted(mounts, key=lambda one: posixpath.normpath(one[0]).count("/")):
-        if isinstance(mounted, int):
-            _tmpfs(target, mounted, points, executable=bundle.build_step)
-        else:
-            _attach(mounted, points)
+        folder = isinstance(mounted, int) or os.path.isdir(f"/proc/self/fd/{mounted.descriptor}")
+        mountpoints.make(target, points, folder=folder)
+        place = _place(bundle, target)
+        try:
+            if isinstance(mounted, int):
+                _tmpfs(place, mounted, executable=bundle.build_step)
+            else:
+                _attach(mounted, place)
+        except OSError as error:
+            error.filename = target
+            raise
+        finally:
+            os.close(place)
     os.close(points)
 
 
-def _tmpfs(target: str, size_bytes: int, points: int, *, executable: bool) -> None:
-    mountpoints.make(target, points, folder=True)
+def _place(bundle: Bundle, target: str) -> int:
+    """Open what *target* leads to, to be mounted over; raise StartError where the kernel's own files are.
+
+    A mount there could take the place of what hides the host's /proc, or of a device (CVE-2025-31133,
+    CVE-2025-52565), so an image may have none, by a symbolic link neither. What a test names by its real path
+    may lie in /dev or /sys, as in Docker. The path that was looked at has no link in it any more when it is
+    opened, whatever another container does to it meanwhile.
+    """
+    real, named = os.path.realpath(target), posixpath.normpath(target)
+    if kernel_files(real) and not bundle.privileged:
+        if named != real or target in bundle.image_volumes:
+            raise StartError(
+                f"nothing of the image's or the test's can be mounted at {target}",
+                seen=f"it leads to {real}, where the kernel's files are",
+                mend="name a path outside of /dev, /proc and /sys, or the real path of one in /dev or /sys",
+            )
+        if real in KERNEL_FOLDERS or real.startswith("/proc/"):
+            raise StartError(
+                f"nothing can be mounted at {target}",
+                seen="the kernel's files that are there are guarded",
+                mend="mount it elsewhere, or pass privileged=True",
+            )
+    return syscalls.open_plain(real, os.O_PATH)
+
+
+def _tmpfs(place: int, size_bytes: int, *, executable: bool) -> None:
     size = f",{tmpfs_size(size_bytes)}" if size_bytes else ""
     # Docker's defaults for --tmpfs: https://docs.docker.com/engine/storage/tmpfs/
     flags = _SECURE & ~syscalls.MS_NOEXEC if executable else _SECURE
-    syscalls.mount("tmpfs", target, "tmpfs", flags, f"mode=1777{size}")
+    os.fchdir(place)
+    syscalls.mount("tmpfs", ".", "tmpfs", flags, f"mode=1777{size}")
+    os.chdir("/")
 
 
-def _attach(tree: _Tree, points: int) -> None:
-    mountpoints.make(tree.target, points, folder=os.path.isdir(f"/proc/self/fd/{tree.descriptor}"))
+def _attach(tree: _Tree, place: int) -> None:
     flags = syscalls.MS_NODEV | (syscalls.MS_RDONLY if tree.read_only else 0)
     try:
         syscalls.restrict_tree(tree.descriptor, flags)
@@ -238,10 +282,10 @@ def _attach(tree: _Tree, points: int) -> None:
         if error.errno != errno.ENOSYS:
             raise
         top = mountpoints.mount_id(tree.descriptor)
-        syscalls.attach_tree(tree.descriptor, tree.target)
+        syscalls.attach_tree(tree.descriptor, place)
         _restrict_each(top, flags)
     else:
-        syscalls.attach_tree(tree.descriptor, tree.target)
+        syscalls.attach_tree(tree.descriptor, place)
 
 
 def _restrict_each(top: int, flags: int) -> None:
@@ -276,14 +320,20 @@ def _remount(path: str, flags: int) -> None:
     syscalls.mount("none", path, None, syscalls.MS_REMOUNT | syscalls.MS_BIND | flags)
 
 
-def _mask(ground: Ground) -> None:
-    """Hide what tells of the host, and make the rest of /proc's levers read-only."""
-    for path in ground.masked:
+def _mask(root: str, ground: Ground) -> None:
+    """Hide what tells of the host, and make the rest of /proc's levers read-only.
+
+    What hides a file is our own node, never what the container has at /dev/null, which could be a link to one
+    of those levers (CVE-2025-31133).
+    """
+    for path in (root + path for path in ground.masked):
         if os.path.isdir(path):
             syscalls.mount("tmpfs", path, "tmpfs", syscalls.MS_RDONLY, "size=0k,nr_inodes=1")
         elif os.path.exists(path):  # the namespace may show less than the host
-            syscalls.mount("/dev/null", path, None, syscalls.MS_BIND)
-    for path in _READ_ONLY:
+            syscalls.mount(f"{ground.devices}/null", path, None, syscalls.MS_BIND)
+            if os.stat(path).st_rdev != _NULL:
+                raise StartError(f"{path} could not be hidden", seen="what lies over it is not /dev/null")
+    for path in (root + path for path in _READ_ONLY):
         if os.path.exists(path):
             syscalls.mount(path, path, None, syscalls.MS_BIND | syscalls.MS_REC)
             _remount(path, _SECURE | syscalls.MS_RDONLY)

@@ -219,7 +219,8 @@ def start(sandbox: Sandbox) -> Recipe[None]:
         theirs.enter_context(sync)
         out, out_theirs = _pipe(undo, theirs)
         err, err_theirs = _pipe(undo, theirs)
-        null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+        # Not the machine's: mode and owner of what a process has open are its to change (fchmod(2)).
+        null = os.open(f"{run.ground.devices}/null", os.O_RDWR | os.O_CLOEXEC)
         theirs.callback(os.close, null)
         if sandbox.seed >= 0:
             os.lseek(sandbox.seed, 0, os.SEEK_SET)

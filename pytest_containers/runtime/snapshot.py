@@ -124,6 +124,10 @@ def _devices(folder: str) -> str:
         except OSError as error:  # it names no path of its own
             raise OSError(error.errno, f"mknod: {os.strerror(error.errno or 0)}", node) from error
         os.chmod(node, 0o666)  # noqa: S103 - as everywhere; mknod(2) obeyed the umask
+    # Devices can be written to on a read-only mount (mount(2), MS_RDONLY); owner, mode and times of a node
+    # that all containers have are nobody's to change. A bind has the flags of its source.
+    read_only = syscalls.MS_REMOUNT | syscalls.MS_BIND | syscalls.MS_RDONLY | syscalls.MS_NOSUID
+    syscalls.mount("none", devices, None, read_only)
     return devices
 
 

@@ -44,6 +44,7 @@ __all__ = [
     "join_session_keyring",
     "mount",
     "no_new_privileges",
+    "open_plain",
     "open_tree",
     "openat2_in_root",
     "overlay_takes_layers",
@@ -102,12 +103,14 @@ _PR_CAP_AMBIENT_CLEAR_ALL: Final = 4
 _CAPABILITY_VERSION_3: Final = 0x2008_0522
 _RESOLVE_IN_ROOT: Final = 0x10
 _RESOLVE_NO_MAGICLINKS: Final = 0x02
+_RESOLVE_NO_SYMLINKS: Final = 0x04
 _FSCONFIG_SET_STRING: Final = 1
 _FSCONFIG_CMD_CREATE: Final = 6
 _FSOPEN_CLOEXEC: Final = 1
 _FSMOUNT_CLOEXEC: Final = 1
 _MOVE_MOUNT_F_EMPTY_PATH: Final = 0x04
 _MOVE_MOUNT_T_SYMLINKS: Final = 0x10
+_MOVE_MOUNT_T_EMPTY_PATH: Final = 0x40
 _AT_FDCWD: Final = -100
 _AT_RECURSIVE: Final = 0x8000
 _AT_EMPTY_PATH: Final = 0x1000
@@ -265,21 +268,18 @@ def open_tree(path: str | int, *, recursive: bool = False) -> int:
     return _syscall(f"open_tree {path}", _SYS_OPEN_TREE, _AT_FDCWD, os.fsencode(path), flags)
 
 
-def attach_tree(tree: int, target: str) -> None:
+def attach_tree(tree: int, target: str | int) -> None:
     """Attach what `open_tree` detached at *target* and close its descriptor (move_mount(2)).
 
-    Symbolic links are followed, also the last one, as in mount(2).
+    *target* is a path or a descriptor. Symbolic links in a path are followed, as in mount(2).
     """
+    if isinstance(target, int):
+        folder, path, how = target, b"", _MOVE_MOUNT_T_EMPTY_PATH
+    else:
+        folder, path, how = _AT_FDCWD, os.fsencode(target), _MOVE_MOUNT_T_SYMLINKS
+    flags = _MOVE_MOUNT_F_EMPTY_PATH | how
     try:
-        _syscall(
-            f"move_mount {target}",
-            _SYS_MOVE_MOUNT,
-            tree,
-            b"",
-            _AT_FDCWD,
-            os.fsencode(target),
-            _MOVE_MOUNT_F_EMPTY_PATH | _MOVE_MOUNT_T_SYMLINKS,
-        )
+        _syscall(f"move_mount {target}", _SYS_MOVE_MOUNT, tree, b"", folder, path, flags)
     finally:
         os.close(tree)
 
@@ -299,7 +299,16 @@ def openat2_in_root(root: int, path: str, flags: int, mode: int = 0) -> int:
 
     Symbolic links, absolute ones and ``..`` included, stay inside; /proc's magic links fail.
     """
-    how = _OpenHow(flags=flags | os.O_CLOEXEC, mode=mode, resolve=_RESOLVE_IN_ROOT | _RESOLVE_NO_MAGICLINKS)
+    return _openat2(root, path, flags, mode, _RESOLVE_IN_ROOT | _RESOLVE_NO_MAGICLINKS)
+
+
+def open_plain(path: str, flags: int) -> int:
+    """Open *path*, in which nothing may be a symbolic link: ELOOP then (openat2(2), RESOLVE_NO_SYMLINKS)."""
+    return _openat2(_AT_FDCWD, path, flags, 0, _RESOLVE_NO_SYMLINKS)
+
+
+def _openat2(root: int, path: str, flags: int, mode: int, resolve: int) -> int:
+    how = _OpenHow(flags=flags | os.O_CLOEXEC, mode=mode, resolve=resolve)
     for _ in range(_OPENAT2_TRIES):
         result = _libc.syscall(
             ctypes.c_long(_SYS_OPENAT2),

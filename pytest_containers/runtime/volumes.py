@@ -8,6 +8,7 @@ and modes included, as Docker's do (image-spec, config.md, "Volumes").
 from __future__ import annotations
 
 import os
+import shutil
 from dataclasses import replace
 from functools import partial
 
@@ -22,15 +23,20 @@ __all__ = ["seed"]
 
 def seed(sandbox: Sandbox) -> Recipe[None]:
     """Make the volumes that *sandbox* has not got yet, and let its bundle bind them."""
-    binds: list[Bind] = []
-    for number, path in enumerate(sandbox.bundle.volumes):
-        folder = os.path.join(os.path.dirname(sandbox.snapshot.upper), "volumes", str(number))
+    while sandbox.bundle.volumes:
+        path, *left = sandbox.bundle.volumes
+        folder = os.path.join(os.path.dirname(sandbox.snapshot.upper), "volumes", str(len(left)))
+        shutil.rmtree(folder, ignore_errors=True)  # what a start before this one did not finish
         os.makedirs(folder)
         yield from _copy_up(sandbox, path, folder)
         (name,) = os.listdir(folder)
-        binds.append(Bind(source=os.path.join(folder, name), target=path))
-    if binds:
-        sandbox.bundle = replace(sandbox.bundle, volumes=(), binds=(*binds, *sandbox.bundle.binds))
+        # One by one, so that a start that is tried again goes on where the last one failed.
+        sandbox.bundle = replace(
+            sandbox.bundle,
+            volumes=tuple(left),
+            binds=(Bind(source=os.path.join(folder, name), target=path), *sandbox.bundle.binds),
+            image_volumes=sandbox.bundle.image_volumes | {path},
+        )
 
 
 def _copy_up(sandbox: Sandbox, path: str, folder: str) -> Recipe[None]:
@@ -44,4 +50,9 @@ def _copy_up(sandbox: Sandbox, path: str, folder: str) -> Recipe[None]:
             os.mkdir(os.path.join(folder, "volume"))
             return
         tar.seek(0)
-        yield from join.within(sandbox, partial(transfer.unpack, "/", tar), enter=partial(os.chroot, folder))
+        yield from join.within(sandbox, partial(transfer.unpack, "/", tar), enter=partial(_enter, folder))
+
+
+def _enter(folder: str) -> None:
+    os.chroot(folder)
+    os.chdir("/")

@@ -199,7 +199,7 @@ def older_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _attach(source: Path, target: Path, *, read_only: bool) -> None:
     tree = init._Tree(syscalls.open_tree(str(source), recursive=True), str(target), read_only)
-    init._attach(tree, os.open(os.devnull, os.O_WRONLY))
+    init._attach(tree, os.open(target, os.O_PATH | os.O_CLOEXEC))
 
 
 def _flags(path: Path) -> int:

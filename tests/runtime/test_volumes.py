@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -57,3 +59,18 @@ def test_volume_gives_way_to_a_bind(boxes: Boxes, sh: Shell, tmp_path: Path) -> 
     )
     handle = boxes.start(spec, config=ImageConfig(volumes=("/srv/new",)))
     assert sh(handle, "ls /srv/new") == "given\n"
+
+
+def test_volume_that_was_not_finished_is_begun_again(boxes: Boxes, sh: Shell) -> None:
+    """A start after one that failed while it filled the volumes fills them, with nothing of the first."""
+    spec = replace(_spec("volume"), storage="disk")
+    handle = boxes.create(spec, config=ImageConfig(volumes=("/srv/new", "/etc/init.d")))
+    beside = boxes.engine._folder / "disk" / handle.id[:12] / "volumes"
+    for name in ("0", "1"):
+        (beside / name / "half").mkdir(parents=True)
+        (beside / name / "init.d").mkdir()
+        (beside / name / "init.d" / "left").touch()
+    handle.start()
+    assert sh(handle, "ls /etc/init.d/left 2>&1 || true").count("cannot access")
+    assert sh(handle, "ls /etc/init.d | wc -l").strip() == str(len(os.listdir("/etc/init.d")))
+    assert sh(handle, "ls /srv/new") == ""
