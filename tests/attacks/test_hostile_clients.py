@@ -23,10 +23,11 @@ import pytest
 from pytest_containers.errors import ContainersError
 from pytest_containers.runtime import client, folders, messages
 from pytest_containers.spec import ContainerSpec, ImageConfig
+from tests.plugins.clock import scaled
 
 pytestmark = pytest.mark.kernel
 
-_PATIENCE_S: Final = 20.0
+_PATIENCE_S: Final = scaled(20.0)
 _LOOK_AGAIN_S: Final = 0.01
 
 

@@ -25,6 +25,7 @@ from pytest_containers.engines.native import NativeEngine, fresh_run_folder
 from pytest_containers.runtime import interpreter
 from pytest_containers.runtime.preflight import checks
 from pytest_containers.spec import ContainerSpec, ExecSpec
+from tests.plugins.clock import scaled
 from tests.runtime.conftest import Boxes
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.kernel
 
-_PATIENCE_S: Final = 20.0
+_PATIENCE_S: Final = scaled(20.0)
 
 # All that root may do to a file that it cannot open for writing; each one's errno, 0 where it was done.
 _ATTACK: Final = """

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
+from tests.plugins.clock import scaled
 from tests.plugins.groups import bounded_group
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ pytestmark = pytest.mark.kernel
 
 # What pytest and the run's own processes need is some 60 MiB of it.
 _LIMIT_BYTES: Final = 400 << 20
-_PATIENCE_S: Final = 120
+_PATIENCE_S: Final = round(scaled(120))
 
 _BEGIN: Final = """
 def test_attack(container):

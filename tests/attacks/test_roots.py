@@ -23,6 +23,7 @@ from pytest_containers.engines.native import NativeEngine
 from pytest_containers.errors import EngineError
 from pytest_containers.runtime import folders, roots, syscalls, userns
 from pytest_containers.spec import ContainerSpec, ExecSpec
+from tests.plugins.clock import scaled
 
 if TYPE_CHECKING:
     from tests.runtime.conftest import Apart, Boxes
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.kernel
 
 _ROOT: Final = Path(__file__).resolve().parents[2]
-_PATIENCE_S: Final = 60
+_PATIENCE_S: Final = round(scaled(60))
 _SHARED: Final = 0x10_0000  # MS_SHARED (mount(2))
 
 # Enters a root of the kind argv[1] below the folder argv[2], then becomes the rest of argv in it.

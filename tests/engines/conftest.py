@@ -18,10 +18,11 @@ from pytest_containers.engines.native import NativeEngine, fresh_run_folder
 from pytest_containers.spec import ContainerSpec, ImageRecord
 from tests.engines.memory import MemoryEngine, MemoryRun
 from tests.engines.sites import Site
+from tests.plugins.clock import scaled
 
 JoinRun = Callable[[bool], Engine]
 
-_PATIENCE_S = 20.0
+_PATIENCE_S = scaled(20.0)
 
 
 class Bench:

@@ -30,13 +30,14 @@ import pytest
 from pytest_containers.engines.native import fresh_run_folder
 from pytest_containers.runtime import folders, syscalls
 from pytest_containers.runtime.network.netlink import Channel, Request
+from tests.plugins.clock import scaled
 
 Seen = TypeVar("Seen")
 _ROOT: Final = Path(__file__).resolve().parents[2]
-_ANSWER_S: Final = 30.0
+_ANSWER_S: Final = scaled(30.0)
 _LOOK_AGAIN_S: Final = 0.01
 _GETTABLE: Final = (10 << 8) | 1  # NFNL_SUBSYS_NFTABLES, NFT_MSG_GETTABLE (linux/netfilter/nf_tables.h)
-_LAW_S: Final = 1.0
+_LAW_S: Final = scaled(1.0)
 # Counters and moods of the machine, which change without anybody's doing.
 _RESTLESS: Final = ("ns_last_pid", "tainted")
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 import pytest
 
 from pytest_containers.runtime import folders
+from tests.plugins.clock import scaled
 
 if TYPE_CHECKING:
     from tests.lifetimes.conftest import Anatomy, Player, Stage
@@ -21,8 +22,8 @@ pytestmark = pytest.mark.kernel
 
 _CONTAINERS: Final = 10
 _TURNS: Final = 10
-_START_UP_S: Final = 0.25
-_ONE_START_S: Final = 0.02
+_START_UP_S: Final = scaled(0.25)
+_ONE_START_S: Final = scaled(0.02)
 
 
 class Moment:
@@ -52,7 +53,7 @@ class Moment:
 
 def _wait_for(find: Callable[[], int | None]) -> int:
     """Return a process as soon as it is there."""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + scaled(10)
     while (pid := find()) is None:
         assert time.monotonic() < deadline, "it never came"
         threading.Event().wait(0.001)

@@ -12,13 +12,15 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
+from tests.plugins.clock import scaled
+
 if TYPE_CHECKING:
     from tests.lifetimes.conftest import Anatomy, Player, Stage
 
 pytestmark = pytest.mark.kernel
 
 _SLACK_BYTES: Final = 1_500_000
-_SETTLE_S: Final = 5.0
+_SETTLE_S: Final = scaled(5.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

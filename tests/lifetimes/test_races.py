@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_containers.runtime.loop import Loop, Recipe, Wait
+from tests.plugins.clock import scaled
 
 if TYPE_CHECKING:
     from tests.lifetimes.conftest import Anatomy, Stage
@@ -48,7 +49,7 @@ def test_worker_killed_during_its_execs_leaves_none_of_them(stage: Stage, find: 
         threading.Event().wait(chance.uniform(0.01, 0.05))
         worker.kill()
         stage.ended(worker, time.monotonic(), f"worker killed, seed {seed}", but=0)
-    deadline = time.monotonic() + 1
+    deadline = time.monotonic() + scaled(1)
     while len(stage.children(supervisor)) > 2 and time.monotonic() < deadline:
         threading.Event().wait(0.01)
     assert len(stage.children(supervisor)) == 2, f"the gateway and one container, seed {seed}"

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Final
 
 from pytest_containers.runtime.cgroups import Hierarchy, hierarchies
+from tests.plugins.clock import scaled
 
 __all__ = ["bounded_group", "memory_hierarchy", "parent_for"]
 
-_PATIENCE_S: Final = 5.0
+_PATIENCE_S: Final = scaled(5.0)
 _LOOK_AGAIN_S: Final = 0.02
 
 

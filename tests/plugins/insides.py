@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
+from tests.plugins.clock import scaled
+
 if TYPE_CHECKING:
     from pytest_containers import ContainerFactory
 
-_PATIENCE_S: Final = 2.0
+_PATIENCE_S: Final = scaled(2.0)
 _LOOK_AGAIN_S: Final = 0.02
 _BEFORE: Final = pytest.StashKey[frozenset[str]]()
 

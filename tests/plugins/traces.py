@@ -18,12 +18,14 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
+from tests.plugins.clock import scaled
+
 if TYPE_CHECKING:
     from pytest_containers import ContainerFactory
 
 # What one process leaves, and what everybody on the machine shares: of the latter a worker of
 # pytest-xdist cannot say whose it is, so there it is looked at once, when the last worker has ended.
-_PATIENCE_S: Final = 1.0
+_PATIENCE_S: Final = scaled(1.0)
 _LOOK_AGAIN_S: Final = 0.02
 # What any run has on the machine while it lasts: its uplink, with a route, and its folder.
 _ANY_RUNS: Final = re.compile(r"\bptc[0-9a-f]+$|/pytest-containers-")

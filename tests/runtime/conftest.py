@@ -22,9 +22,10 @@ from pytest_containers.engines.native import NativeEngine, fresh_run_folder
 from pytest_containers.engines.native_container import NativeHandle
 from pytest_containers.runtime import messages, syscalls
 from pytest_containers.spec import ContainerSpec, ExecResult, ExecSpec, ImageConfig, ImageRecord
+from tests.plugins.clock import scaled
 
 Outcome = TypeVar("Outcome")
-_PATIENCE_S: Final = 20
+_PATIENCE_S: Final = round(scaled(20))
 _HOST: Final = ("/",)
 
 

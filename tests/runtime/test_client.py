@@ -21,11 +21,12 @@ from pytest_containers.errors import EngineError, HostError
 from pytest_containers.runtime import client, folders, messages, syscalls
 from pytest_containers.runtime.client import Connection
 from pytest_containers.spec import ContainerSpec, ImageConfig
+from tests.plugins.clock import scaled
 
 if TYPE_CHECKING:
     from tests.runtime.conftest import Apart
 
-_PATIENCE_S: Final = 20.0
+_PATIENCE_S: Final = scaled(20.0)
 _SYS_ADMIN: Final = 21
 _ASKING: Final = messages.State(id="some")
 

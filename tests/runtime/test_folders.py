@@ -16,8 +16,9 @@ import pytest
 
 from pytest_containers.errors import HostError, StoreFull
 from pytest_containers.runtime import folders
+from tests.plugins.clock import scaled
 
-_PATIENCE_S: Final = 20.0
+_PATIENCE_S: Final = scaled(20.0)
 
 
 @pytest.fixture

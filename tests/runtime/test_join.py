@@ -14,6 +14,7 @@ import pytest
 
 from pytest_containers.errors import NotRunning
 from pytest_containers.spec import ContainerSpec, ExecSpec
+from tests.plugins.clock import scaled
 
 if TYPE_CHECKING:
     from pytest_containers.engines.native_container import NativeHandle
@@ -23,7 +24,7 @@ pytestmark = pytest.mark.kernel
 
 _IDLE: Final = ("sleep", "1000")
 _SPEC: Final = ContainerSpec(name="box", command=_IDLE)
-_PATIENCE_S: Final = 20.0
+_PATIENCE_S: Final = scaled(20.0)
 
 
 def _exec(line: str, *, timeout_s: float | None = _PATIENCE_S, stdin: bytes = b"") -> ExecSpec:

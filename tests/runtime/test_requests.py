@@ -16,6 +16,7 @@ import pytest
 from pytest_containers.errors import EngineError, PathMissing, SpecInvalid, StartError
 from pytest_containers.runtime import messages
 from pytest_containers.spec import Bind, ContainerSpec, ExecSpec, ImageConfig
+from tests.plugins.clock import scaled
 
 if TYPE_CHECKING:
     from pytest_containers.engines.native_container import NativeHandle
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.kernel
 
 _SPEC: Final = ContainerSpec(name="box", command=("sleep", "1000"))
-_PATIENCE_S: Final = 20.0
+_PATIENCE_S: Final = scaled(20.0)
 _MOMENT: Final = 1_000_000_000
 
 Phase = Callable[[ContainerSpec], "NativeHandle"]

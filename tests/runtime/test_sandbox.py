@@ -19,6 +19,7 @@ import pytest
 from pytest_containers.errors import CommandNotFound, EngineError, to_wire
 from pytest_containers.runtime import sandbox
 from pytest_containers.spec import ContainerSpec, ExecSpec, ExitStatus, Stream
+from tests.plugins.clock import scaled
 
 if TYPE_CHECKING:
     from pytest_containers.engines.native_container import NativeHandle
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.kernel
 
 _SPEC: Final = ContainerSpec(name="box", command=("sleep", "1000"))
-_PATIENCE_S: Final = 20.0
+_PATIENCE_S: Final = scaled(20.0)
 
 
 def _shell(line: str) -> ContainerSpec:

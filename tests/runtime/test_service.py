@@ -21,10 +21,11 @@ from pytest_containers.errors import ContainersError, EngineError, NotRunning
 from pytest_containers.runtime import client, folders, messages
 from pytest_containers.runtime.client import Connection
 from pytest_containers.spec import ContainerSpec, ImageConfig
+from tests.plugins.clock import scaled
 
 pytestmark = pytest.mark.kernel
 
-_PATIENCE_S: Final = 20.0
+_PATIENCE_S: Final = scaled(20.0)
 
 
 @contextmanager

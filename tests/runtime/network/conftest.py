@@ -23,10 +23,11 @@ import pytest
 
 from pytest_containers.errors import from_wire
 from pytest_containers.runtime.network import dns
+from tests.plugins.clock import scaled
 
 _AGENT: Final = Path(__file__).with_name("agent.py")
 _ROOT: Final = Path(__file__).resolve().parents[3]
-_PATIENCE_S: Final = 10.0
+_PATIENCE_S: Final = scaled(10.0)
 OUTSIDE: Final = "198.51.100.1"  # RFC 5737: for documentation, so nobody's
 RESOLVERS: Final = ("198.51.100.53", "198.51.100.54")
 
