@@ -1,0 +1,34 @@
+"""Which tests run on a kernel, in parts; all of them make their images of the machine's own files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Final
+
+__all__ = ["PARTS", "SERIES"]
+
+# 5.10 is Debian 11's, 6.1 Debian 12's, 6.12 Debian 13's; the others come from backports. The last is
+# the newest series of 7, whichever it is.
+SERIES: Final = ("5.10", "6.1", "6.12", "6.16", "6.18", "7")
+
+PARTS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
+    {
+        # Every mount, namespace and netlink message of a start, and what they must not let through.
+        "small": (
+            "tests/runtime/test_binds.py",
+            "tests/runtime/test_difference.py",
+            "tests/runtime/test_snapshot.py",
+            "tests/runtime/test_syscalls.py",
+            "tests/runtime/test_syscalls_mount.py",
+            "tests/runtime/network/test_firewall.py",
+            "tests/runtime/network/test_netlink.py",
+            "tests/runtime/network/test_switch.py",
+        ),
+        "runtime": ("tests/runtime", "--ignore=tests/runtime/network"),
+        "network": ("tests/runtime/network",),
+        "engines": ("tests/engines/test_contract_exec.py", "tests/engines/test_contract_files.py"),
+        "attacks": ("tests/attacks",),
+        "lifetimes": ("tests/lifetimes",),
+    }
+)
