@@ -45,6 +45,7 @@ __all__ = [
     "ContainerExited",
     "ContainersError",
     "DigestMismatch",
+    "DockerfileWarning",
     "EngineError",
     "ExecFailed",
     "HostError",
@@ -68,6 +69,10 @@ __all__ = [
     "from_wire",
     "to_wire",
 ]
+
+
+class DockerfileWarning(UserWarning):
+    """A Dockerfile says what is legal and probably not meant: a build argument that no ARG takes."""
 
 
 class ContainersError(Exception):

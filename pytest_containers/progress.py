@@ -36,11 +36,12 @@ class BuildEvent:
 
     *step* names it as ``[stage 2/5] RUN make``. Each begins once, and is then found in the cache
     (``cached``), ``done``, or ``failed``; *output* is a piece of what its command wrote, cut anywhere.
-    *duration_s* counts from its beginning.
+    *duration_s* counts from its beginning. A ``notice`` comes before the first step: its *step* is a
+    sentence about what is legal and probably not meant, with the line.
     """
 
     step: str
-    kind: Literal["begin", "output", "cached", "done", "failed"]
+    kind: Literal["begin", "output", "cached", "done", "failed", "notice"]
     # What a command writes is not for a log that keeps representations.
     output: bytes = field(default=b"", repr=False)
     duration_s: float = 0.0

@@ -24,8 +24,8 @@ from pytest_containers.inventory import RegistryAccess
 from pytest_containers.options import default_store
 from pytest_containers.order import Lifetime, Order
 from pytest_containers.probe import Probe, default_probe, warm
-from pytest_containers.progress import Telling, Watches
-from pytest_containers.shelf import Shelf
+from pytest_containers.progress import BuildEvent, BuildWatch, Telling, Watches
+from pytest_containers.shelf import Shelf, warn
 from pytest_containers.spec import ContainerSpec, ImageRecord, PullPolicy
 
 __all__ = [
@@ -233,7 +233,13 @@ class Session:
         self._refuse(order, lifetime)
         with self._telling(order.image) as watches:
             if folder := self.catalog.folder(order.image):
-                image = self.images.build(folder, platform=order.platform, watch=watches.build)
+                image = self.images.build(
+                    folder,
+                    platform=order.platform,
+                    pull=order.pull,
+                    watch=_warning(watches.build),
+                    transfer=watches.transfer,
+                )
             else:
                 image = self.images.pull(
                     reference, policy=order.pull, platform=order.platform, watch=watches.transfer
@@ -316,6 +322,17 @@ def _judge_stop_signal(spec: ContainerSpec, image: ImageRecord) -> None:
             f"STOPSIGNAL of {image.reference} is {image.config.stop_signal!r}, which is not a signal",
             mend='name one that the process knows: stop_signal="SIGTERM"',
         ) from error
+
+
+def _warning(watch: BuildWatch | None) -> BuildWatch:
+    """Return what warns of a build's notices and hands everything else to *watch*."""
+
+    def heard(event: BuildEvent) -> None:
+        warn(event)
+        if watch is not None and event.kind != "notice":
+            watch(event)
+
+    return heard
 
 
 def _with_service(spec: ContainerSpec, service: Service | None) -> ContainerSpec:

@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import os
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
 from pytest_containers.engines.base import Images
-from pytest_containers.errors import LayerCorrupt, LayerEscape, LayerTooLarge, RegistryError, SpecInvalid
+from pytest_containers.errors import (
+    DockerfileWarning,
+    LayerCorrupt,
+    LayerEscape,
+    LayerTooLarge,
+    RegistryError,
+    SpecInvalid,
+)
 from pytest_containers.inventory import ArchiveFormat, ImageDetails, Pruned
-from pytest_containers.progress import BuildWatch, Watch
+from pytest_containers.progress import BuildEvent, BuildWatch, Watch
 from pytest_containers.spec import BuildSpec, ImageConfig, ImageRecord, PullPolicy
 
-__all__ = ["Shelf"]
+__all__ = ["Shelf", "warn"]
 
 
 class Shelf:
@@ -84,13 +92,17 @@ class Shelf:
         ssh: Mapping[str, str] | None = None,
         allow: Iterable[str] = (),
         contexts: Mapping[str, str | os.PathLike[str]] | None = None,
+        pull: PullPolicy | None = None,
         watch: BuildWatch | None = None,
+        transfer: Watch | None = None,
     ) -> ImageRecord:
         """Make an image of the Dockerfile in *folder* and name it *tag*; steps come from a cache.
 
         Without a tag the name is made from the folder's. *ssh*, *allow* and *contexts* are those of
-        `spec.BuildSpec`. *watch* hears of each step and of what it writes. Raises SpecInvalid with
-        file and line, BuildFailed, and what a pull raises.
+        `spec.BuildSpec`. *pull* says when the images it needs are fetched, as in `pull`. *watch* hears
+        of each step and of what it writes, *transfer* how far those images are. What the Dockerfile
+        says and probably does not mean is a DockerfileWarning, unless *watch* hears of it. Raises
+        SpecInvalid with file and line, BuildFailed, and what a pull raises.
         """
         where = Path(folder).resolve()
         tags = (tag,) if isinstance(tag, str) else tuple(tag)
@@ -110,8 +122,9 @@ class Shelf:
             ssh=dict(ssh or {}),
             allow=frozenset(allow),
             contexts={name: os.fspath(place) for name, place in (contexts or {}).items()},
+            pull=self._policy if self._offline or pull is None else pull,
         )
-        return self._images.build(spec, watch or (lambda _: None))
+        return self._images.build(spec, watch or warn, transfer=transfer)
 
     def import_tar(
         self,
@@ -186,6 +199,12 @@ class Shelf:
         return self._images.prune(
             older_than_s=older_than_s, max_bytes=max_bytes, keep_lock=lock, dry_run=dry_run
         )
+
+
+def warn(event: BuildEvent) -> None:
+    """Let a build's notice be a warning, which pytest shows in its summary."""
+    if event.kind == "notice":
+        warnings.warn(event.step, DockerfileWarning, stacklevel=2)
 
 
 def _tag(folder: Path, dockerfile: str, target: str | None) -> str:

@@ -151,7 +151,8 @@ class BuildSpec:
     ``RUN --mount=type=secret`` may see, by id. *target* is a stage's name, None the last one.
     *ssh* maps the id of a ``RUN --mount=type=ssh`` to the path of an agent's socket. *allow* holds
     what a RUN may have beyond a container's defaults: ``"security.insecure"``, ``"network.host"``.
-    *contexts* are the named contexts, each a folder or an image's reference.
+    *contexts* are the named contexts, each a folder or an image's reference. *pull* says when the
+    images of FROM, COPY --from and RUN --mount are fetched.
     """
 
     folder: str
@@ -166,6 +167,7 @@ class BuildSpec:
     ssh: Mapping[str, str] = field(default_factory=dict)
     allow: frozenset[str] = frozenset()
     contexts: Mapping[str, str] = field(default_factory=dict)
+    pull: PullPolicy = "missing"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

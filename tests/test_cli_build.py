@@ -118,3 +118,25 @@ def test_prune_tells_of_cache_mounts(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert ", 1 cache mounts, " in capsys.readouterr().out
     assert cli.main(prune) == 0
     assert "cache mounts" not in capsys.readouterr().out
+
+
+def test_bare_argument_without_a_value_is_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """--build-arg NAME takes the variable's value, and the Dockerfile's own default where there is none."""
+    dockerfile = "FROM host\nARG WORD=default\nRUN echo said-$WORD\n"
+    monkeypatch.delenv("WORD", raising=False)
+    assert _build(tmp_path, dockerfile, "--build-arg", "WORD") == 0
+    assert "said-default" in capsys.readouterr().err
+    monkeypatch.setenv("WORD", "variable")
+    assert _build(tmp_path, dockerfile, "--build-arg", "WORD") == 0
+    assert "said-variable" in capsys.readouterr().err
+
+
+def test_notice_of_a_build_is_shown_without_progress_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An argument that no ARG takes is a warning on the standard error, with --quiet as well."""
+    for option in ("--progress=plain", "--quiet"):
+        assert _build(tmp_path, "FROM host\nARG WORD\n", option, "--build-arg", "WROD=1") == 0
+        assert "warning: Dockerfile:1: no ARG takes the build argument WROD" in capsys.readouterr().err

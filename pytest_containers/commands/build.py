@@ -34,7 +34,9 @@ def build(arguments: argparse.Namespace) -> int:
             ssh=dict(map(_agent, arguments.ssh)),
             allow=_allowed(arguments.allow),
             contexts=_contexts(arguments.build_context),
+            pull="always" if arguments.pull else None,
             watch=watches.build,
+            transfer=watches.transfer,
         )
     if arguments.iidfile:
         write_atomic(Path(arguments.iidfile), record.id.encode("ascii"))

@@ -236,6 +236,7 @@ def _add_build(commands: _Commands) -> None:
     build.add_argument("--target", metavar="STAGE")
     build.add_argument("--platform", metavar=_PLATFORM)
     build.add_argument("--no-cache", action="store_true", help="make every step anew")
+    build.add_argument("--pull", action="store_true", help="ask the registries for newer base images")
     build.add_argument("--iidfile", metavar="FILE", help="write the image's id there")
     build.add_argument("--progress", choices=("auto", "plain", "quiet"), default="auto")
     _quiet_and_json(build)

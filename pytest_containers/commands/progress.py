@@ -23,7 +23,8 @@ _SHORT: Final = 19
 def shown(*, quiet: bool = False, plain: bool = False) -> Iterator[Watches]:
     """Yield what shows transfers and builds for as long as the block takes."""
     if quiet:
-        yield Watches(build=lambda _: None)
+        # A build that nobody watches warns all the same: what is wrong with it is no progress.
+        yield Watches(build=lambda event: Lines(sys.stderr).step(event) if event.kind == "notice" else None)
     elif sys.stderr.isatty() and not plain:
         from pytest_containers.commands.terminal import Screen
 
@@ -69,6 +70,9 @@ class Lines:
     def step(self, event: BuildEvent) -> None:
         """Tell of a build's step, by its number, as BuildKit's plain progress does."""
         with self._lock:
+            if event.kind == "notice":
+                self._write(f"warning: {event.step}")
+                return
             number = self._steps.setdefault(event.step, len(self._steps) + 1)
             if event.kind == "output":
                 *whole, rest = (self._unfinished.pop(event.step, b"") + event.output).split(b"\n")

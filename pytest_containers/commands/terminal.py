@@ -96,6 +96,9 @@ class Screen:
 
     def step(self, event: BuildEvent) -> None:
         """Show a build's step: with its last output while it runs, as one line when it has ended."""
+        if event.kind == "notice":
+            self._live.console.print(Text.assemble(("warning: ", "yellow"), event.step))
+            return
         with self._lock:
             if event.kind == "begin":
                 self._steps[event.step] = _Step(name=event.step, begun=time.monotonic())

@@ -9,6 +9,10 @@ __all__ = ["variables"]
 
 
 def variables(given: Sequence[str]) -> dict[str, str]:
-    """Read NAME=VALUE; a bare NAME takes this process's value (docker run --env)."""
+    """Read NAME=VALUE; a bare NAME takes this process's value, and is left out where it has none.
+
+    Source: ``docker run --env``, ``docker build --build-arg``.
+    """
     pairs = (entry.partition("=") for entry in given)
-    return {name: value if equals else os.environ.get(name, "") for name, equals, value in pairs}
+    found = ((name, value if equals else os.environ.get(name)) for name, equals, value in pairs)
+    return {name: value for name, value in found if value is not None}

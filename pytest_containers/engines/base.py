@@ -222,8 +222,10 @@ class Images(ABC):
         """Forget a name. Raises ImageNotFound."""
 
     @abstractmethod
-    def build(self, spec: BuildSpec, watch: BuildWatch) -> ImageRecord:
+    def build(self, spec: BuildSpec, watch: BuildWatch, *, transfer: Watch | None = None) -> ImageRecord:
         """Make an image of a Dockerfile; *watch* hears of each step, and of what it writes.
+
+        *transfer* hears how far the images are that it needs.
 
         Raises SpecInvalid with file and line, BuildFailed, Unsupported, and what a pull raises.
         """

@@ -192,14 +192,25 @@ class NativeImages(Images):
 
         self._store.remove(Reference.parse(reference))
 
-    def build(self, spec: BuildSpec, watch: BuildWatch) -> ImageRecord:
+    def build(self, spec: BuildSpec, watch: BuildWatch, *, transfer: Watch | None = None) -> ImageRecord:
         """Make an image of a Dockerfile, its commands run in containers of this run."""
         from pytest_containers.engines.native_build import NativeRunner
         from pytest_containers.images.build.build import build
 
+        def pull(reference: str, *, platform: str | None, watch: Watch) -> ImageRecord:
+            return self.pull(reference, policy=spec.pull, platform=platform, watch=watch)
+
         runner = NativeRunner(self._connect, self)
         with self._store.lease():
-            return build(self._store, runner, spec, pull=self.pull, watch=watch, transport=self._settings())
+            return build(
+                self._store,
+                runner,
+                spec,
+                pull=pull,
+                watch=watch,
+                transfer=transfer,
+                transport=self._settings(),
+            )
 
     def import_tar(
         self, tar: BinaryIO, reference: str, config: ImageConfig, *, watch: Watch | None = None

@@ -112,7 +112,7 @@ class MemoryImages(Images):
         self._known(reference)
         del self._named[reference]
 
-    def build(self, spec: BuildSpec, watch: BuildWatch) -> ImageRecord:
+    def build(self, spec: BuildSpec, watch: BuildWatch, *, transfer: Watch | None = None) -> ImageRecord:
         raise Unsupported.of("memory", f"building the folder {spec.folder}")
 
     def import_tar(

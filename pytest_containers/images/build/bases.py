@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import replace
-from typing import Protocol
+from typing import Final, Protocol, Self
 
 from pytest_containers.errors import ImageNotFound, RegistryError, SpecInvalid
 from pytest_containers.images.build.cache import step_key
@@ -24,25 +26,54 @@ from pytest_containers.images.manifest import (
 )
 from pytest_containers.images.platform import Platform
 from pytest_containers.images.store import CONFIG_LIMIT_BYTES, Store
+from pytest_containers.progress import Progress, Watch
 from pytest_containers.spec import ImageConfig, ImageRecord
 
 __all__ = ["Bases", "Pull"]
+
+# Images on their way at the same time; each fetches several layers at once by itself.
+_AT_ONCE: Final = 4
 
 
 class Pull(Protocol):
     """Gives an image by its name, ready to start."""
 
-    def __call__(self, reference: str, /, *, platform: str | None) -> ImageRecord:
-        """Return the image for *platform*; None is this machine's."""
+    def __call__(self, reference: str, /, *, platform: str | None, watch: Watch) -> ImageRecord:
+        """Return the image for *platform*; None is this machine's. *watch* hears how far it is."""
 
 
 class Bases:
-    """Finds bases for one plan."""
+    """Finds bases for one plan, each image once; a context manager that ends what is on its way.
 
-    def __init__(self, store: Store, plan: Plan, pull: Pull) -> None:
+    Several are fetched at the same time. *transfer* hears how far each is.
+    """
+
+    def __init__(self, store: Store, plan: Plan, pull: Pull, transfer: Watch | None = None) -> None:
         self._store = store
         self._plan = plan
         self._pull = pull
+        self._transfer = transfer
+        self._ended = threading.Event()
+        self._lock = threading.Lock()
+        self._threads = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="base")
+        self._found: dict[tuple[str, str | None], Future[ImageRecord]] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        # A pull of which nobody wants to know ends at its next event.
+        self._ended.set()
+        self._threads.shutdown(wait=True, cancel_futures=True)
+
+    def fetch(self, plan: Plan) -> None:
+        """Begin to fetch every image that the stages of *plan* need and that is not on its way."""
+        for stage in plan.stages:
+            origins = [(stage.base, plan.platform_of(stage))]
+            origins += [(origin, plan.platform) for step in stage.steps for origin in step.origins]
+            for origin, platform in origins:
+                if origin.kind == "image":
+                    self._begun(origin.name, platform)
 
     def state(self, origin: Origin, built: Mapping[int, State], platform: Platform | None = None) -> State:
         """Return what *origin* stands for; an image is taken for *platform*, the target's where it is None.
@@ -69,14 +100,27 @@ class Bases:
 
     def _pulled(self, name: str, platform: Platform) -> ImageRecord:
         """Return an image; where nobody has it, a stage of a like name may have been meant."""
-        native = self._plan.build_platform.distance(platform) == 0
         try:
-            return self._pull(name, platform=None if native else str(platform))
+            return self._begun(name, platform).result()
         except (ImageNotFound, RegistryError) as error:
             found = nearest(name, (stage.name for stage in self._plan.everything if stage.name))
             if not found:
                 raise
             raise type(error)(error.what, seen=error.seen, mend=f"{found} or: {error.mend}") from error
+
+    def _begun(self, name: str, platform: Platform) -> Future[ImageRecord]:
+        native = self._plan.build_platform.distance(platform) == 0
+        key = (name, None if native else str(platform))
+        with self._lock:
+            if key not in self._found:
+                self._found[key] = self._threads.submit(self._pull, name, platform=key[1], watch=self._heard)
+            return self._found[key]
+
+    def _heard(self, event: Progress) -> None:
+        if self._ended.is_set():
+            raise CancelledError
+        if self._transfer is not None:
+            self._transfer(event)
 
     def triggers(self, origin: Origin, platform: Platform) -> tuple[str, ...]:
         """Return the ONBUILD instructions of an image; they run once and no further image inherits them."""

@@ -15,7 +15,7 @@ from pytest_containers.images.build.demand import Demand, demands
 from pytest_containers.images.build.dockerfile import parse
 from pytest_containers.images.build.mounts import missing
 from pytest_containers.images.build.runner import Runner
-from pytest_containers.images.build.source import located
+from pytest_containers.images.build.source import Notice, located
 from pytest_containers.images.build.stages import Plan, plan
 from pytest_containers.images.build.state import State
 from pytest_containers.images.chains import HOST
@@ -25,7 +25,7 @@ from pytest_containers.images.platform import Platform
 from pytest_containers.images.reference import Reference
 from pytest_containers.images.store import Store
 from pytest_containers.images.transport import Settings as TransportSettings
-from pytest_containers.progress import BuildWatch
+from pytest_containers.progress import BuildEvent, BuildWatch, Watch
 from pytest_containers.spec import BuildSpec, ImageConfig, ImageRecord
 
 __all__ = ["build"]
@@ -47,11 +47,13 @@ def build(
     *,
     pull: Pull,
     watch: BuildWatch,
+    transfer: Watch | None = None,
     transport: TransportSettings | None = None,
 ) -> ImageRecord:
     """Build what *spec* says and give the image its names; return its record.
 
-    *transport* is how ADD fetches URLs.
+    *pull* gives the images that it needs, and *transfer* hears how far they are; *transport* is how
+    ADD fetches URLs. *watch* hears of notices, then of each step.
 
     What cannot be had is refused, with its line, before the first step. Raises BuildFailed for a
     step that fails, SpecInvalid for a Dockerfile that means nothing, and what pulls raise.
@@ -69,29 +71,70 @@ def build(
     building = plan(
         dockerfile, target=spec.target, build_args=dict(spec.args), platform=wanted, contexts=spec.contexts
     )
-    bases = Bases(store, building, pull)
-    building = _with_triggers(building, bases)
-    for demand in demands(building):
-        _refuse(demand, spec)
+    for notice in _notices(building):
+        watch(BuildEvent(step=str(notice), kind="notice"))
+    with Bases(store, building, pull, transfer) as bases:
+        building = _with_triggers(building, bases)
+        for demand in demands(building):
+            _refuse(demand, spec)
+        return _build(store, runner, spec, building, bases, watch, transport or TransportSettings())
+
+
+def _build(
+    store: Store,
+    runner: Runner,
+    spec: BuildSpec,
+    building: Plan,
+    bases: Bases,
+    watch: BuildWatch,
+    transport: TransportSettings,
+) -> ImageRecord:
     settings = Settings(
-        context=folder,
+        context=Path(spec.folder),
         dockerfile=spec.dockerfile,
         secrets=spec.secrets,
         use_cache=spec.use_cache,
         contexts=spec.contexts,
         ssh=spec.ssh,
-        transport=transport or TransportSettings(),
+        transport=transport,
     )
     state = Builder(store, runner, building, bases, settings, watch).build()
     return _name(store, state, building, spec)
 
 
 def _with_triggers(building: Plan, bases: Bases) -> Plan:
-    """Return the plan with the ONBUILD instructions of the images that its stages stand on."""
-    for stage in building.stages:
-        if triggers := bases.triggers(stage.base, building.platform_of(stage)):
-            building = building.with_triggers(stage.number, triggers)
+    """Return the plan with the ONBUILD instructions of the images that its stages stand on.
+
+    A trigger may need a stage that nothing needed before, whose image may have triggers again.
+    """
+    asked: set[int] = set()
+    while waiting := [stage for stage in building.stages if stage.number not in asked]:
+        bases.fetch(building)
+        for stage in waiting:
+            asked.add(stage.number)
+            if triggers := bases.triggers(stage.base, building.platform_of(stage)):
+                building = building.with_triggers(stage.number, triggers)
     return building
+
+
+def _notices(building: Plan) -> tuple[Notice, ...]:
+    """Return the notices that the Dockerfile does not skip, an unknown build argument first.
+
+    Raises SpecInvalid where its ``# check=`` directive makes them errors
+    (https://docs.docker.com/reference/dockerfile/#check).
+    """
+    rules = dict(part.strip().partition("=")[::2] for part in building.dockerfile.check.split(";"))
+    skipped = {rule.strip().lower() for rule in rules.get("skip", "").split(",")}
+    if "all" in skipped:
+        return ()
+    found = [notice for notice in building.notices if notice.rule.lower() not in skipped]
+    if found and rules.get("error", "").strip().lower() == "true":
+        raise SpecInvalid(
+            f"{found[0].location}: {found[0].text}",
+            seen=f"{building.dockerfile.name} says # check=error=true, and this is {found[0].rule}",
+            mend=f"mend it, or write # check=skip={found[0].rule}",
+        )
+    return tuple(sorted(found, key=lambda notice: notice.rule != "UnusedBuildArgument"))
 
 
 def _refuse(demand: Demand, spec: BuildSpec) -> None:

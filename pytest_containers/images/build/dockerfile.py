@@ -35,7 +35,8 @@ class Stage:
 class Dockerfile:
     """A whole file. *arguments* are the ARGs before the first FROM, *syntax* the frontend it asks for.
 
-    *notices* are what is legal and better written otherwise.
+    *check* is the text of its ``# check=`` directive. *notices* are what is legal and better written
+    otherwise.
     """
 
     name: str

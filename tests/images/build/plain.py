@@ -19,7 +19,7 @@ from pytest_containers.images.platform import Platform
 from pytest_containers.images.reference import Reference
 from pytest_containers.images.store import Store
 from pytest_containers.images.transport import Settings
-from pytest_containers.progress import BuildEvent
+from pytest_containers.progress import BuildEvent, Watch
 from pytest_containers.spec import BuildSpec, ImageConfig, ImageRecord
 from tests.images.build.corpus import base_tar, merged
 
@@ -27,11 +27,17 @@ __all__ = ["PlainBuilds", "Site"]
 
 
 class PlainBuilds:
-    """A store and what was built on it; *cached* counts the steps of the last build that were found."""
+    """A store and what was built on it.
+
+    Of the last build, *cached* counts the steps that were found, *notices* are those it was told, and
+    *pulled* the images it asked for, with their platforms.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.store = Store.open(folder)
         self.cached = 0
+        self.notices: list[str] = []
+        self.pulled: list[tuple[str, str | None]] = []
         self.settings = Settings(environ={}, backoff_s=0.0)
 
     def load(self, name: str, tar: bytes, config: ImageConfig | None = None) -> ImageRecord:
@@ -55,6 +61,8 @@ class PlainBuilds:
     def build(self, folder: Path, **more: object) -> ImageRecord:
         """Build the Dockerfile in *folder*, with fields of a BuildSpec in *more*."""
         self.cached = 0
+        self.notices = []
+        self.pulled = []
         spec = BuildSpec(folder=str(folder), tags=("made",), **more)  # type: ignore[arg-type]
         return build(self.store, self, spec, pull=self._pull, watch=self._hear, transport=self.settings)
 
@@ -76,13 +84,16 @@ class PlainBuilds:
             content = blob.read()
         return gzip.decompress(content) if content.startswith(b"\x1f\x8b") else content
 
-    def _pull(self, name: str, /, *, platform: str | None) -> ImageRecord:
+    def _pull(self, name: str, /, *, platform: str | None, watch: Watch) -> ImageRecord:
+        self.pulled.append((name, platform))
         found = self.store.find(Reference.parse(name), Platform.parse(platform) if platform else None)
         assert found is not None, name
         return found
 
     def _hear(self, event: BuildEvent) -> None:
         self.cached += event.kind == "cached"
+        if event.kind == "notice":
+            self.notices.append(event.step)
 
 
 class Site(PlainBuilds):
