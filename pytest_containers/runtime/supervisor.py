@@ -27,7 +27,7 @@ from pytest_containers.runtime import (
     syscalls,
 )
 from pytest_containers.runtime.loop import Loop
-from pytest_containers.runtime.network.names import Line
+from pytest_containers.runtime.network.names import Line, report
 from pytest_containers.runtime.network.switch import Switch
 from pytest_containers.runtime.network.uplink import Host
 from pytest_containers.runtime.sandbox import Run
@@ -89,15 +89,17 @@ def _begin(folder: str) -> tuple[Run, syscalls.Child]:
     with open("/proc/sys/kernel/cap_last_cap") as file:
         last_capability = int(file.read())
     ground = snapshot.lay_ground(os.path.join(folder, "ground"))
-    control, helper = _fork_gateway()
+    control, helper = _fork_gateway(os.path.join(folder, "ground"), last_capability)
+    line, loop = Line(control), Loop()
+    _relay(line, loop)
     host = Host()
     hosts_network = _own_network()
     syscalls.unshare(syscalls.CLONE_NEWNET)
-    switch = Switch.open(host, line=Line(control), routed=os.geteuid() == 0)
+    switch = Switch.open(host, line=line, routed=os.geteuid() == 0)
     host.close()
     return Run(
         folder=folder,
-        loop=Loop(),
+        loop=loop,
         open_files=open_files,
         switch=switch,
         ground=ground,
@@ -114,19 +116,34 @@ def _own_network() -> int:
     return os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
 
 
-def _fork_gateway() -> tuple[socket.socket, syscalls.Child]:
+def _fork_gateway(mountpoint: str, last_capability: int) -> tuple[socket.socket, syscalls.Child]:
     """Fork the gateway while we are still in the host's network; it stays there when we leave."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    child = syscalls.clone(0)
+    child = syscalls.clone(gateway.NAMESPACES)
     if child.pid == 0:
         code = 1
         try:
             ours.close()
-            # It dials and resolves, and needs no privilege for that.
-            syscalls.capset(0, 0, 0)
-            gateway.serve(theirs)
+            theirs, paths = gateway.confine(theirs, mountpoint=mountpoint, last_capability=last_capability)
+            gateway.serve(theirs, paths)
             code = 0
+        except Exception as error:  # noqa: BLE001 - the supervisor's next message fails, and tells this
+            report(theirs, f"{type(error).__name__}: {error}")
         finally:
             os._exit(code)
     theirs.close()
     return ours, child
+
+
+def _relay(line: Line, loop: Loop) -> None:
+    """Write what the gateway reports to our stderr; it has none of its own."""
+
+    def relay() -> None:
+        reports = line.reports()
+        if reports is None:
+            loop.forget(line.fileno(), relay)
+            return
+        for text in reports:
+            os.write(2, f"gateway: {text}\n".encode())
+
+    loop.watch(line.fileno(), relay)

@@ -2,7 +2,8 @@
 
 A run has one /18, so that one route on the host leads to all its containers. Its first network is
 a /22 (more than a bridge has ports: 1024, net/bridge/br_private.h), later ones are /24. The last
-/30 belongs to the uplink between the switch and the host.
+/30 belongs to the uplink between the switch and the host, the one before it to the address that
+containers have for the host.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Final
 
 from pytest_containers.errors import EngineError, SpecInvalid
 
-__all__ = ["Endpoint", "Pool", "Segment", "choose_subnet", "uplink_ends"]
+__all__ = ["Endpoint", "Pool", "Segment", "choose_subnet", "host_address", "uplink_ends"]
 
 _RUN_PREFIX: Final = 18
 _FIRST_PREFIX: Final = 22
@@ -45,9 +46,14 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Segment:
-    """One network: the bridge *ifname* with its *index* and *mac*, and the bridge's own *gateway* address."""
+    """One network: the bridge *ifname* with its *index* and *mac*, and the bridge's own *gateway* address.
+
+    *name* tells it from all networks of the run, *label* is what its containers call it: two workers
+    may both have a network ``default``.
+    """
 
     name: str
+    label: str
     subnet: IPv4Network
     gateway: IPv4Address
     internal: bool
@@ -91,6 +97,16 @@ def uplink_ends(subnet: IPv4Network) -> tuple[IPv4Interface, IPv4Interface]:
     return IPv4Interface((last - 2, 30)), IPv4Interface((last - 1, 30))
 
 
+def host_address(subnet: IPv4Network) -> IPv4Address:
+    """Return the address that containers have for the host, where they may reach it."""
+    return subnet.broadcast_address - 5
+
+
+def _reserved(subnet: IPv4Network) -> IPv4Network:
+    """Return the addresses that no container gets: the last two /30 of the run."""
+    return IPv4Network((int(subnet.broadcast_address) - 7, 29))
+
+
 def _mac(ip: IPv4Address) -> str:
     # Locally administered and made from the address, so that a peer's ARP entry stays right when
     # an address is used again.
@@ -120,7 +136,7 @@ class _Leases:
         ip = next(self._fresh, None) or (self._returned.popleft() if self._returned else None)
         if ip is None:
             raise EngineError(
-                f"network {self.segment.name} has no address left",
+                f"network {self.segment.label} has no address left",
                 seen=f"{len(self._used)} containers on {self.segment.subnet}",
                 mend="remove containers, or use a second network",
             )
@@ -141,7 +157,7 @@ class Pool:
     def __init__(self, subnet: IPv4Network) -> None:
         self.subnet = subnet
         self._networks: dict[str, _Leases] = {}
-        self._uplink = uplink_ends(subnet)[0].network
+        self._reserved = _reserved(subnet)
 
     def _index(self, ip: IPv4Address) -> int:
         # Unique in the switch, since addresses are, and known before the link is made.
@@ -154,20 +170,21 @@ class Pool:
         free = (one for one in (first, *later) if not any(one.overlaps(other) for other in taken))
         return next(free, None)
 
-    def create(self, name: str, *, internal: bool = False) -> Segment:
+    def create(self, name: str, *, label: str = "", internal: bool = False) -> Segment:
         """Return a new network. Raises SpecInvalid where *name* is taken, EngineError where none is free."""
         if name in self._networks:
-            raise SpecInvalid(f"network {name} is there already", mend="choose another name")
+            raise SpecInvalid(f"network {label or name} is there already", mend="choose another name")
         subnet = self._free_subnet()
         if subnet is None:
             raise EngineError(
-                f"no subnet is left for network {name}",
+                f"no subnet is left for network {label or name}",
                 seen=f"{len(self._networks)} networks in {self.subnet}",
                 mend="remove networks that are not used any more",
             )
         gateway = subnet.network_address + 1
         segment = Segment(
             name=name,
+            label=label or name,
             subnet=subnet,
             gateway=gateway,
             internal=internal,
@@ -175,7 +192,7 @@ class Pool:
             index=self._index(gateway),
             mac=_mac(gateway),
         )
-        self._networks[name] = _Leases(segment, self._uplink)
+        self._networks[name] = _Leases(segment, self._reserved)
         return segment
 
     def _leases(self, name: str) -> _Leases:
@@ -194,7 +211,7 @@ class Pool:
         leases = self._leases(name)
         if leases.used:
             raise EngineError(
-                f"network {name} is in use",
+                f"network {leases.segment.label} is in use",
                 seen=f"{leases.used} containers are on it",
                 mend="remove them first",
             )

@@ -1,38 +1,27 @@
 """TCP that leaves the run: taken from the switch's redirection, dialled again from the host.
 
 A redirected connection still knows where it was meant to go (SO_ORIGINAL_DST); the same address is
-dialled from the host's network namespace, and bytes are carried both ways, with no more in memory
-than one piece a direction: a reader that is slow makes the writer wait, as on a direct connection.
+dialled from the host's network namespace (`flows`).
 """
 
 from __future__ import annotations
 
-import contextlib
-import errno
-import ipaddress
-import os
-import resource
+import re
 import socket
 import struct
-from collections.abc import Callable, Iterator
 from ipaddress import IPv4Address, IPv4Network
 from typing import Final
 
-from pytest_containers.runtime.network.reactor import READ, WRITE, Reactor
+from pytest_containers.errors import EngineError
+from pytest_containers.runtime.network import links, uplink
+from pytest_containers.runtime.network.acceptor import Acceptor, reset
+from pytest_containers.runtime.network.flows import Flows, Party
+from pytest_containers.runtime.network.netlink import Channel
+from pytest_containers.runtime.network.reactor import Reactor
 
-__all__ = ["Egress", "Flow", "may_leave"]
+__all__ = ["Egress", "Routes", "may_leave"]
 
 _SO_ORIGINAL_DST: Final = 80  # linux/netfilter_ipv4.h
-_PIECE_BYTES: Final = 1 << 18
-_ACCEPTS_A_TURN: Final = 64
-_ROUNDS_A_TURN: Final = 4
-_SPARE_DESCRIPTORS: Final = 256
-_LEAST_FLOWS: Final = 64
-_RETRY_S: Final = 0.1
-# A container that is killed takes its namespace along and never answers again: 30 s, not the
-# quarter of an hour of tcp_retries2 (tcp(7)).
-_SILENCE_MS: Final = 30_000
-
 # What is meant for the machine itself, or describes it to whoever asks.
 _REFUSED: Final = tuple(
     IPv4Network(text)
@@ -61,191 +50,51 @@ def _original(client: socket.socket) -> tuple[str, int]:
     return socket.inet_ntoa(packed), port
 
 
-def _reset(line: socket.socket) -> None:
-    """Close *line* so that its peer gets RST, not a polite end (socket(7), SO_LINGER)."""
-    with contextlib.suppress(OSError):
-        line.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    line.close()
+_LINK_OF_A_RUN: Final = re.compile(rf"{uplink.PREFIX}[0-9a-f]{{8}}")
 
 
-class _Half:
-    """One direction of a connection: bytes from *source* that *sink* has not taken yet."""
+class Routes:
+    """What the routes of the namespace that it is made in lead to."""
 
-    def __init__(self, source: socket.socket, sink: socket.socket) -> None:
-        self.source = source
-        self.sink = sink
-        self.pending = memoryview(b"")
-        self.ended = False
+    def __init__(self) -> None:
+        self._channel = Channel()
 
-    @property
-    def wants_read(self) -> bool:
-        return not self.ended and not self.pending
+    def close(self) -> None:
+        """Close the socket to the kernel."""
+        self._channel.close()
 
-    def pump(self, buffer: memoryview) -> None:
-        """Carry what can be carried now; raise OSError where either end is broken."""
-        with contextlib.suppress(BlockingIOError):
-            for _ in range(_ROUNDS_A_TURN):
-                if self.pending:
-                    self.pending = self.pending[self.sink.send(self.pending) :]
-                if not self.wants_read or not self._carry(buffer):
-                    return
+    def lead_to_a_run(self, ip: IPv4Address) -> bool:
+        """Return whether *ip* is reached by the uplink of a run, ours or anybody's.
 
-    def _carry(self, buffer: memoryview) -> bool:
-        count = self.source.recv_into(buffer)
-        if count == 0:
-            self.ended = True
-            self.sink.shutdown(socket.SHUT_WR)
-            return False
+        Each run trusts what comes by its uplink, because it comes from the host; a container that is
+        dialled for another run's container would pass for it. So it is stopped on the way there.
+        """
         try:
-            sent = self.sink.send(buffer[:count])
-        except BlockingIOError:
-            sent = 0
-        self.pending = memoryview(bytes(buffer[sent:count]))
-        return count == len(buffer)
-
-
-class Flow:
-    """One connection through the gateway: *client* on its one side, what `dial` reaches on the other."""
-
-    def __init__(
-        self, reactor: Reactor, client: socket.socket, buffer: memoryview, gone: Callable[[Flow], None]
-    ) -> None:
-        self._reactor = reactor
-        self._client = client
-        self._buffer = buffer
-        self._gone = gone
-        self._upstream = socket.socket(
-            socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
-        )
-        self._up = _Half(client, self._upstream)
-        self._down = _Half(self._upstream, client)
-
-    def dial(self, address: tuple[str, int]) -> None:
-        """Connect upstream; the client's bytes wait in the kernel until that is done."""
-        number = self._upstream.connect_ex(address)
-        if number not in (0, errno.EINPROGRESS):
-            self.reset()
-            return
-        self._reactor.watch(self._upstream, WRITE, self._connected)
-
-    def _connected(self, _: int) -> None:
-        try:
-            self._check()
-        except OSError:
-            self.reset()
-            return
-        self._arrange()
-
-    def _check(self) -> None:
-        number = self._upstream.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-        if number:
-            raise OSError(number, os.strerror(number))
-        for line in (self._client, self._upstream):
-            line.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            line.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        self._client.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _SILENCE_MS // 1000)
-        self._client.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _SILENCE_MS)
-
-    def _arrange(self) -> None:
-        """Watch what can make progress; close when both directions have ended."""
-        if self._up.ended and self._down.ended:
-            self._close()
-            return
-        for line, here, away, call in (
-            (self._client, self._up, self._down, self._on_client),
-            (self._upstream, self._down, self._up, self._on_upstream),
-        ):
-            events = (READ if here.wants_read else 0) | (WRITE if away.pending else 0)
-            self._reactor.watch(line, events, call)
-
-    def _on_client(self, events: int) -> None:
-        self._turn(events, self._up, self._down)
-
-    def _on_upstream(self, events: int) -> None:
-        self._turn(events, self._down, self._up)
-
-    def _turn(self, events: int, here: _Half, away: _Half) -> None:
-        try:
-            if away.pending and events & ~READ:
-                away.pump(self._buffer)
-            if here.wants_read and events & ~WRITE:
-                here.pump(self._buffer)
-        except OSError:
-            self.reset()
-            return
-        self._arrange()
-
-    def _close(self) -> None:
-        self._reactor.close(self._client)
-        self._reactor.close(self._upstream)
-        self._gone(self)
-
-    def reset(self) -> None:
-        """End the connection at both ends, at once."""
-        for line in (self._client, self._upstream):
-            self._reactor.forget(line)
-            _reset(line)
-        self._gone(self)
+            index = links.link_of_route(self._channel.ask(links.route_to(ip)))
+            return bool(_LINK_OF_A_RUN.fullmatch(socket.if_indextoname(index)))
+        except (EngineError, OSError):
+            return False  # no route, or no such link any more: dialling will say so
 
 
 class Egress:
-    """Every connection to the outside, and the listener they come from."""
+    """Connections to the outside, from the listener that they are redirected to."""
 
-    def __init__(self, reactor: Reactor, listener: socket.socket, run: IPv4Network) -> None:
-        self._reactor = reactor
-        self._listener = listener
+    def __init__(
+        self, reactor: Reactor, listener: socket.socket, run: IPv4Network, flows: Flows, routes: Routes
+    ) -> None:
         self._run = run
-        self._buffer = memoryview(bytearray(_PIECE_BYTES))
-        self._flows: dict[Flow, str] = {}
-        files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-        self._limit = max(_LEAST_FLOWS, (files - _SPARE_DESCRIPTORS) // 2)
-        listener.setblocking(False)
-        self._listen()
+        self._flows = flows
+        self._routes = routes
+        self._acceptor = Acceptor(reactor, listener, self._take)
 
-    def _listen(self) -> None:
-        self._reactor.watch(self._listener, READ, self._accept)
+    def _take(self, client: socket.socket, ip: str) -> None:
+        host, port = _original(client)
+        wanted = IPv4Address(host)
+        if not may_leave(wanted, self._run) or self._routes.lead_to_a_run(wanted):
+            reset(client)
+            return
+        self._flows.begin(client, ((host, port),), Party(ip))
 
-    def _accept(self, _: int) -> None:
-        for client, ip in self._waiting():
-            try:
-                host, port = _original(client)
-                if not may_leave(ipaddress.IPv4Address(host), self._run):
-                    _reset(client)
-                    continue
-                flow = Flow(self._reactor, client, self._buffer, self._gone)
-            except OSError:
-                _reset(client)
-                continue
-            self._flows[flow] = ip
-            flow.dial((host, port))
-
-    def _waiting(self) -> Iterator[tuple[socket.socket, str]]:
-        for _ in range(_ACCEPTS_A_TURN):
-            if len(self._flows) >= self._limit:
-                self._pause()
-                return
-            try:
-                client, (ip, _port) = self._listener.accept()
-            except BlockingIOError:
-                return
-            except OSError as error:
-                # ECONNABORTED and its kin concern one connection (accept(2), "Error handling").
-                if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
-                    self._pause()
-                    return
-                continue
-            client.setblocking(False)
-            yield client, ip
-
-    def _pause(self) -> None:
-        """Leave connections waiting in the kernel while no descriptor is free for them."""
-        self._reactor.forget(self._listener)
-        self._reactor.later(_RETRY_S, self._listen)
-
-    def _gone(self, flow: Flow) -> None:
-        self._flows.pop(flow, None)
-
-    def drop(self, ip: str) -> None:
-        """End every connection of the container at *ip*."""
-        for flow in [flow for flow, owner in self._flows.items() if owner == ip]:
-            flow.reset()
+    def close(self) -> None:
+        """Close the listener; connections live on."""
+        self._acceptor.close()

@@ -1,23 +1,25 @@
 """What may pass the switch: the one table of rules in its network namespace.
 
 Containers of one network talk freely: their packets are switched, not routed. All else is routed
-and so meets these rules: TCP and DNS that leave the run are turned to the gateway's listeners,
-networks do not reach each other, and the host reaches every container by the uplink. What may
-not pass is refused and not swallowed, so that nobody waits for a timeout.
+and so meets these rules: TCP that leaves the run is turned to the gateway's listener, a network's
+resolver is reached at the address of its bridge and nowhere else, networks do not reach each other,
+and the host reaches every container by the uplink. What may not pass is refused and not swallowed,
+so that nobody waits for a timeout.
 """
 
 from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
-from ipaddress import IPv4Network
+from ipaddress import IPv4Address, IPv4Network
 from typing import Final
 
 from pytest_containers.runtime.network import nftables as nft
 from pytest_containers.runtime.network.addresses import Segment
 from pytest_containers.runtime.network.netlink import Request
+from pytest_containers.spec import Port
 
-__all__ = ["admit", "lay_down", "let_out", "share"]
+__all__ = ["admit", "grant", "lay_down", "let_out", "share"]
 
 _DNS: Final = 53
 _TABLE: Final = nft.Table("pytest_containers")
@@ -28,12 +30,14 @@ _OUTWARD: Final = "outward"  # bridges of networks that may leave the run
 _SHARED: Final = "shared"  # bridges that every network of the run reaches
 _WITHIN: Final = "within"  # bridge . bridge
 _DOORS: Final = "doors"  # bridge . its own address
+_GRANTS: Final = "grants"  # container's address . transport . port of the host
 _IFNAME_BYTES: Final = 16
 
 
-def lay_down(subnet: IPv4Network, *, egress_port: int, uplink: str) -> None:
+def lay_down(subnet: IPv4Network, *, egress_port: int, uplink: str, host: IPv4Address) -> None:
     """Make the table, without any network in it yet. One transaction.
 
+    *host* is the switch's address for the host, which `grant` opens.
     Raises EngineError where the kernel lacks a part of nf_tables.
     """
     nft.commit(
@@ -43,9 +47,10 @@ def lay_down(subnet: IPv4Network, *, egress_port: int, uplink: str) -> None:
             _TABLE.set(_WITHIN, 2, 2 * _IFNAME_BYTES),
             _TABLE.set(_DOORS, 3, _IFNAME_BYTES + 4),
             _TABLE.set(_SHARED, 4, _IFNAME_BYTES),
+            _TABLE.set(_GRANTS, 5, nft.FLOW_KEY_BYTES),
             *_redirection(subnet, egress_port),
             *_forward(uplink),
-            *_input(egress_port, uplink),
+            *_input(egress_port, uplink, host),
         )
     )
 
@@ -53,12 +58,8 @@ def lay_down(subnet: IPv4Network, *, egress_port: int, uplink: str) -> None:
 def _redirection(subnet: IPv4Network, egress_port: int) -> Iterator[Request]:
     leaving = nft.not_in_subnet(subnet.network_address.packed, subnet.netmask.packed)
     yield _TABLE.chain(_REDIRECTION)
-    for matches in (
-        (nft.ip_protocol(socket.IPPROTO_TCP), nft.redirect(egress_port)),
-        # A resolver that a process names itself is answered for by ours: UDP does not leave.
-        (nft.ip_protocol(socket.IPPROTO_UDP), nft.port(_DNS), nft.redirect(_DNS)),
-    ):
-        yield _TABLE.rule(_REDIRECTION, nft.in_set(_OUTWARD), nft.ipv4(), leaving, *matches)
+    matches = (nft.in_set(_OUTWARD), nft.ipv4(), leaving, nft.ip_protocol(socket.IPPROTO_TCP))
+    yield _TABLE.rule(_REDIRECTION, *matches, nft.redirect(egress_port))
 
 
 def _forward(uplink: str) -> Iterator[Request]:
@@ -72,7 +73,7 @@ def _forward(uplink: str) -> Iterator[Request]:
     yield _TABLE.rule(_FORWARD, nft.REJECT)
 
 
-def _input(egress_port: int, uplink: str) -> Iterator[Request]:
+def _input(egress_port: int, uplink: str, host: IPv4Address) -> Iterator[Request]:
     yield _TABLE.chain(_INPUT)
     yield _TABLE.rule(_INPUT, nft.connection_state(nft.ESTABLISHED), nft.ACCEPT)
     for trusted in ("lo", uplink):
@@ -85,6 +86,8 @@ def _input(egress_port: int, uplink: str) -> Iterator[Request]:
         (redirected, nft.ip_protocol(socket.IPPROTO_TCP), nft.port(egress_port)),
     ):
         yield _TABLE.rule(_INPUT, nft.ipv4(), nft.destination(_DOORS), *matches, nft.ACCEPT)
+    granted = (nft.ipv4(), nft.towards_address(host.packed), nft.flow_in(_GRANTS))
+    yield _TABLE.rule(_INPUT, *granted, nft.ACCEPT)
     yield _TABLE.rule(_INPUT, nft.REJECT)
 
 
@@ -111,3 +114,10 @@ def share(segment: Segment) -> None:
 def let_out(segment: Segment, allowed: bool) -> None:
     """Turn a network's way out of the run on or off; it is off at first."""
     nft.commit((_TABLE.element(_OUTWARD, _ifname(segment), present=allowed),))
+
+
+def grant(ip: IPv4Address, port: Port, *, allowed: bool) -> None:
+    """Let the container at *ip* reach a port of the host, or let it no more."""
+    protocol = socket.IPPROTO_TCP if port.transport == "tcp" else socket.IPPROTO_UDP
+    key = nft.flow_key(ip.packed, protocol, port.number)
+    nft.commit((_TABLE.element(_GRANTS, key, present=allowed),))

@@ -33,12 +33,14 @@ __all__ = [
     "link_at",
     "link_in",
     "link_named",
+    "link_of_route",
     "loopback_up",
     "networks_in",
     "prohibited",
     "quiet",
     "remove",
     "route",
+    "route_to",
     "routes",
     "up",
     "veth",
@@ -276,6 +278,19 @@ def routes() -> Request:
     return Request(
         kind=_GETROUTE, body=_ROUTE.pack(socket.AF_INET, *[0] * 8), what="list the routes of the host"
     )
+
+
+def route_to(ip: IPv4Address) -> Request:
+    """Ask which route a packet to *ip* takes; `link_of_route` reads the answer (rtnetlink(7))."""
+    header = (socket.AF_INET, ip.max_prefixlen, *[0] * 7)
+    body = _ROUTE.pack(*header) + attribute(_RTA_DST, ip.packed)
+    return Request(kind=_GETROUTE, body=body, what=f"find the route to {ip}")
+
+
+def link_of_route(body: bytes) -> int:
+    """Return the index of the link that a route uses, 0 where it has none."""
+    found = dict(attributes(body[_ROUTE.size :]))
+    return int.from_bytes(found.get(_RTA_OIF, b""), sys.byteorder)
 
 
 def networks_in(bodies: list[bytes]) -> tuple[IPv4Network, ...]:

@@ -6,7 +6,9 @@ message borders (SOCK_SEQPACKET, unix(7)): one JSON object a message, listeners 
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import socket
 import struct
 from collections.abc import Iterable, Mapping
@@ -16,11 +18,15 @@ from typing import Final
 
 from pytest_containers.errors import EngineError
 
-__all__ = ["Directory", "Line", "Message", "Record", "Zone", "receive"]
+__all__ = ["HOST_NAMES", "Directory", "Line", "Message", "Record", "Zone", "receive", "report"]
 
 _MESSAGE_BYTES: Final = 1 << 17
 _DESCRIPTORS: Final = 4
 _RECORDS_A_MESSAGE: Final = 128
+_REPORT_BYTES: Final = 1 << 12
+
+# What Podman and Docker call the machine that a container runs on.
+HOST_NAMES: Final = ("host.containers.internal", "host.docker.internal")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,21 +68,52 @@ class Line:
             # Not socket.send_fds and recv_fds: both leave their flags unused (CPython 3.11, Lib/socket.py).
             self._control.sendmsg([data], rights, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
         except OSError as error:
-            raise EngineError(f"the gateway could not be told to {verb}", seen=str(error)) from error
+            seen = " ".join(self.reports() or ()) or str(error)
+            raise EngineError(f"the gateway could not be told to {verb}", seen=seen) from error
+
+    def reports(self) -> tuple[str, ...] | None:
+        """Return what the gateway has reported since the last call; None when its end is closed."""
+        found: list[str] = []
+        while True:
+            try:
+                content = self._control.recv(2 * _REPORT_BYTES, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                return tuple(found)
+            except OSError:
+                return None
+            if not content:
+                return tuple(found) or None
+            found.append(content.decode("utf-8", "replace"))
+
+    def fileno(self) -> int:
+        """Return the descriptor that is readable when the gateway has reported something."""
+        return self._control.fileno()
 
     def egress(self, listener: socket.socket, subnet: IPv4Network) -> None:
         """Hand over the listener that TCP leaving the run is redirected to; *subnet* is the run's."""
         self._send("egress", {"subnet": str(subnet)}, (), listener)
 
     def open(
-        self, network: str, *, subnet: IPv4Network, internal: bool, sockets: Iterable[socket.socket] = ()
+        self,
+        network: str,
+        *,
+        subnet: IPv4Network,
+        internal: bool,
+        label: str = "",
+        sockets: Iterable[socket.socket] = (),
     ) -> None:
         """Begin a network; an *internal* one learns of nothing outside itself.
 
-        *sockets* are those its queries come to, UDP first. They stay where they are when the
-        network is closed, and serve the next one that has the same *subnet*.
+        *network* is what other messages call it, *label* the name that its containers know it by,
+        *network* where it is empty. *sockets* are those its queries come to, UDP first. They stay where
+        they are when the network is closed, and serve the next one that has the same *subnet*.
         """
-        words = {"network": network, "subnet": str(subnet), "internal": "yes" if internal else ""}
+        words = {
+            "network": network,
+            "label": label or network,
+            "subnet": str(subnet),
+            "internal": "yes" if internal else "",
+        }
         self._send("open", words, (), *sockets)
 
     def close(self, network: str) -> None:
@@ -97,32 +134,76 @@ class Line:
         """Hand over a listener whose connections are for *port* of the container at *ip*."""
         self._send("publish", {"ip": ip, "port": str(port)}, (), listener)
 
+    def grant(self, ip: str, transport: str, port: int, listener: socket.socket | None) -> None:
+        """Let the container at *ip* reach *port* of the host; *listener* is new where nobody could before."""
+        sockets = () if listener is None else (listener,)
+        self._send("grant", {"ip": ip, "transport": transport, "port": str(port)}, (), *sockets)
+
+    def unname(self, network: str, ip: str) -> None:
+        """Drop every name of *ip* on *network*; ports and connections stay."""
+        self._send("unname", {"network": network, "ip": ip})
+
     def forget(self, network: str, ip: str) -> None:
-        """Drop every name of *ip* on *network*, its published ports and its connections."""
+        """Drop every name of *ip* on *network*, its ports, those of the host, and its connections."""
         self._send("forget", {"network": network, "ip": ip})
 
 
+def report(control: socket.socket, text: str) -> None:
+    """Tell the supervisor what went wrong in the gateway; where it does not listen, tell nobody."""
+    with contextlib.suppress(OSError):
+        control.send(text.encode()[:_REPORT_BYTES], socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+
+
+def _sockets(descriptors: Iterable[int]) -> tuple[socket.socket, ...]:
+    """Return sockets of *descriptors*; close those that are none."""
+    made: list[socket.socket] = []
+    for descriptor in descriptors:
+        try:
+            made.append(socket.socket(fileno=descriptor))
+        except OSError:
+            os.close(descriptor)
+    return tuple(made)
+
+
 def receive(control: socket.socket) -> Message | None:
-    """Return the next message, None at the end of the line. Raises BlockingIOError where none waits."""
+    """Return the next message, None at the end of the line.
+
+    Raises BlockingIOError where none waits, and ValueError for one that cannot be read. Sockets may be
+    missing where no descriptors were free to take them (MSG_CTRUNC, recvmsg(2)).
+    """
     flags = socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
     data, ancillary, _, _ = control.recvmsg(_MESSAGE_BYTES, socket.CMSG_SPACE(4 * _DESCRIPTORS), flags)
-    descriptors = [number for _, _, rights in ancillary for (number,) in struct.iter_unpack("i", rights)]
+    whole = [rights[: len(rights) // 4 * 4] for _, _, rights in ancillary]
+    sockets = _sockets(number for rights in whole for (number,) in struct.iter_unpack("i", rights))
     if not data:
         return None
-    fields = json.loads(data)
-    return Message(
-        verb=str(fields["verb"]),
-        words={str(key): str(word) for key, word in fields["words"].items()},
-        records=tuple(Record(network=network, name=name, ip=ip) for network, name, ip in fields["records"]),
-        sockets=tuple(socket.socket(fileno=descriptor) for descriptor in descriptors),
-    )
+    try:
+        fields = json.loads(data)
+        return Message(
+            verb=str(fields["verb"]),
+            words={str(key): str(word) for key, word in fields["words"].items()},
+            records=tuple(
+                Record(network=str(network), name=str(name), ip=str(ip))
+                for network, name, ip in fields["records"]
+            ),
+            sockets=sockets,
+        )
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        for one in sockets:
+            one.close()
+        raise ValueError(f"a control message that cannot be read: {data[:200]!r}") from error
 
 
 class Zone:
-    """The names of one network. Case does not count, nor does a closing dot (RFC 4343, RFC 1034 3.1)."""
+    """The names of one network. Case does not count, nor does a closing dot (RFC 4343, RFC 1034 3.1).
 
-    def __init__(self, network: str, subnet: IPv4Network, *, internal: bool) -> None:
+    *network* is the name that its containers know it by, *key* the one that tells it from others of
+    the run, which may have the same name; the same as *network* where none is given.
+    """
+
+    def __init__(self, network: str, subnet: IPv4Network, *, internal: bool, key: str = "") -> None:
         self.network = network
+        self.key = key or network
         self.subnet = subnet
         self.internal = internal
         self.shared: Zone | None = None
@@ -167,7 +248,7 @@ class Zone:
 
 
 class Directory:
-    """The zones of a run, by network and by subnet."""
+    """The zones of a run, by their keys and by subnet."""
 
     def __init__(self) -> None:
         self._zones: dict[str, Zone] = {}
@@ -177,7 +258,7 @@ class Directory:
     def open(self, zone: Zone) -> None:
         """Begin a network."""
         zone.shared = self._shared
-        self._zones[zone.network] = zone
+        self._zones[zone.key] = zone
         self._by_subnet[zone.subnet] = zone
 
     def share(self, network: str) -> None:

@@ -20,6 +20,7 @@ __all__ = [
     "ACCEPT",
     "DNATTED",
     "ESTABLISHED",
+    "FLOW_KEY_BYTES",
     "REJECT",
     "Chain",
     "Table",
@@ -27,6 +28,8 @@ __all__ = [
     "connection_state",
     "connection_status",
     "destination",
+    "flow_in",
+    "flow_key",
     "in_set",
     "interface",
     "ip_protocol",
@@ -36,6 +39,7 @@ __all__ = [
     "redirect",
     "same",
     "towards",
+    "towards_address",
 ]
 
 _NETFILTER: Final = 12  # NETLINK_NETFILTER
@@ -55,6 +59,9 @@ _INET: Final = 1
 # Registers of 16 bytes; one behind the other they hold a key of two parts.
 _FIRST: Final = 1
 _SECOND: Final = 2
+# The first one's four words, each a register of its own (NFT_REG32_00 and the next).
+_WORDS: Final = (8, 9, 10)
+FLOW_KEY_BYTES: Final = 12
 _VERDICT: Final = 0
 _EQUAL: Final = 0
 _UNEQUAL: Final = 1
@@ -190,8 +197,29 @@ def towards(name: str) -> Expressions:
     return _meta(_META_OIFNAME), _lookup(name)
 
 
-def _lookup(name: str) -> bytes:
-    return _expression("lookup", text(1, name), _be32(2, _FIRST))
+def towards_address(packed: bytes) -> Expressions:
+    """Match ``ip daddr`` *packed*; comes behind `ipv4`."""
+    return _payload(_NETWORK_HEADER, 16, 4), _compare(packed)
+
+
+def flow_in(name: str) -> Expressions:
+    """Match ``ip saddr . meta l4proto . th dport @name``, a set of `flow_key`; comes behind `ipv4`."""
+    source, protocol, number = _WORDS
+    return (
+        _payload(_NETWORK_HEADER, 12, 4, source),
+        _meta(_META_L4PROTO, protocol),
+        _payload(_TRANSPORT_HEADER, 2, 2, number),
+        _lookup(name, source),
+    )
+
+
+def flow_key(source: bytes, protocol: int, number: int) -> bytes:
+    """Return the key of `flow_in` for packets of *source* to the port *number*."""
+    return source + struct.pack(">B3xH2x", protocol, number)
+
+
+def _lookup(name: str, register: int = _FIRST) -> bytes:
+    return _expression("lookup", text(1, name), _be32(2, register))
 
 
 def redirect(to_port: int) -> Expressions:

@@ -15,10 +15,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-__all__ = ["READ", "WRITE", "Reactor", "Timer"]
+__all__ = ["READ", "RETRY_S", "WRITE", "Reactor", "Timer"]
 
 READ: Final = select.EPOLLIN
 WRITE: Final = select.EPOLLOUT
+RETRY_S: Final = 0.1
 
 
 @dataclass(slots=True, kw_only=True)
@@ -41,10 +42,19 @@ class _Watch:
     serial: int
 
 
-class Reactor:
-    """Calls back when sockets are ready and times are due, until `stop`."""
+def _ignore(_: Exception) -> None:
+    return
 
-    def __init__(self) -> None:
+
+class Reactor:
+    """Calls back when sockets are ready and times are due, until `stop`.
+
+    A call that raises does not end the loop: *report* gets the error, and a socket's call is not made
+    again for `RETRY_S`, since what was ready may be ready still.
+    """
+
+    def __init__(self, report: Callable[[Exception], None] = _ignore) -> None:
+        self._report = report
         self._poll = select.epoll()
         self._watches: dict[int, _Watch] = {}
         self._timers: list[tuple[float, int, Timer]] = []
@@ -106,8 +116,26 @@ class Reactor:
             watch = self._watches.get(number)
             # A call before this one may have closed the socket and given its number to a new one.
             if watch is not None and watch.serial < newest:
-                watch.call(events)
+                self._call(watch, events)
         self._run_timers()
+
+    def _call(self, watch: _Watch, events: int) -> None:
+        try:
+            watch.call(events)
+        except Exception as error:  # noqa: BLE001 - one connection's trouble is not everybody's
+            self._report(error)
+            if self._watches.get(watch.line.fileno()) is watch:
+                self._suspend(watch)
+
+    def _suspend(self, watch: _Watch) -> None:
+        """Watch again after a moment, unless somebody has closed or watched the socket meanwhile."""
+
+        def resume() -> None:
+            if watch.line.fileno() >= 0 and watch.line.fileno() not in self._watches:
+                self.watch(watch.line, watch.events, watch.call)
+
+        self.forget(watch.line)
+        self.later(RETRY_S, resume)
 
     def _patience(self) -> float:
         while self._timers and self._timers[0][2].call is None:
@@ -118,5 +146,9 @@ class Reactor:
         now = time.monotonic()
         while self._timers and self._timers[0][0] <= now:
             timer = heapq.heappop(self._timers)[2]
-            if timer.call is not None:
+            if timer.call is None:
+                continue
+            try:
                 timer.call()
+            except Exception as error:  # noqa: BLE001 - as above
+                self._report(error)

@@ -10,16 +10,18 @@ import contextlib
 import errno
 import os
 import socket
+from collections import Counter
 from collections.abc import Iterable
-from ipaddress import IPv4Interface, IPv4Network
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from typing import Final, Self
 
 from pytest_containers.errors import EngineError
 from pytest_containers.runtime.network import firewall, links, sysctl, uplink, veth
-from pytest_containers.runtime.network.addresses import Endpoint, Pool, Segment, choose_subnet
+from pytest_containers.runtime.network.addresses import Endpoint, Pool, Segment, choose_subnet, host_address
 from pytest_containers.runtime.network.names import Line, Record
 from pytest_containers.runtime.network.netlink import Channel, errno_of
 from pytest_containers.runtime.network.uplink import Host
+from pytest_containers.spec import Port
 
 __all__ = ["Switch"]
 
@@ -46,12 +48,15 @@ class Switch:
         self._pool = Pool(subnet)
         # Every subnet that has a bridge, and whether its packets may leave the run.
         self._outward: dict[IPv4Network, bool] = {}
+        # Ports of the host: those of each container, and how many containers have each.
+        self._granted: dict[str, tuple[Port, ...]] = {}
+        self._grants: Counter[Port] = Counter()
 
     @classmethod
-    def open(cls, host: Host, *, line: Line, routed: bool) -> Self:
+    def open(cls, outside: Host, *, line: Line, routed: bool) -> Self:
         """Build the switch in the current network namespace, which must be fresh.
 
-        *host* was opened in the host's namespace. *routed* gives the host a link and a route to
+        *outside* was opened in the host's namespace. *routed* gives the host a link and a route to
         the containers, which needs CAP_NET_ADMIN there. *line* leads to the gateway. Raises
         EngineError with what the kernel refused.
         """
@@ -59,10 +64,12 @@ class Switch:
         channel.run(links.loopback_up(), links.prohibited())
         for name, value in _SETTINGS:
             sysctl.write(name, value)
-        subnet = _connected(channel, host) if routed else choose_subnet(host.networks(), _seed())
+        subnet = _connected(channel, outside) if routed else choose_subnet(outside.networks(), _seed())
         with _listener(socket.SOCK_STREAM, "0.0.0.0", 0) as egress:
             port: int = egress.getsockname()[1]
-            firewall.lay_down(subnet, egress_port=port, uplink=uplink.NAME)
+            host = host_address(subnet)
+            channel.run(links.address(IPv4Interface(host), links.LOOPBACK, "lo"))
+            firewall.lay_down(subnet, egress_port=port, uplink=uplink.NAME, host=host)
             line.egress(egress, subnet)
         return cls(channel, subnet, line)
 
@@ -75,12 +82,18 @@ class Switch:
         """The addresses of the run."""
         return self._pool.subnet
 
-    def create(self, network: str, *, internal: bool = False) -> IPv4Network:
+    @property
+    def host(self) -> IPv4Address:
+        """The address that containers have for the host."""
+        return host_address(self._pool.subnet)
+
+    def create(self, network: str, *, label: str = "", internal: bool = False) -> IPv4Network:
         """Make a network with its bridge and its resolver; return its subnet.
 
-        From an *internal* one nothing leaves the run. Raises SpecInvalid where *network* is there.
+        *label* is what containers call it, *network* where it is empty. From an *internal* one nothing
+        leaves the run. Raises SpecInvalid where *network* is there.
         """
-        segment = self._pool.create(network, internal=internal)
+        segment = self._pool.create(network, label=label, internal=internal)
         try:
             self._open(segment)
         except EngineError:
@@ -95,7 +108,13 @@ class Switch:
             if self._outward[segment.subnet] == segment.internal:
                 firewall.let_out(segment, not segment.internal)
                 self._outward[segment.subnet] = not segment.internal
-            self._line.open(segment.name, subnet=segment.subnet, internal=segment.internal, sockets=sockets)
+            self._line.open(
+                segment.name,
+                subnet=segment.subnet,
+                internal=segment.internal,
+                label=segment.label,
+                sockets=sockets,
+            )
             undo.pop_all()
 
     def _build(
@@ -136,6 +155,29 @@ class Switch:
         """Make *names* known on the endpoint's network, at once: do it before the first process runs."""
         self._line.add(Record(network=endpoint.network, name=name, ip=endpoint.ip) for name in names)
 
+    def unname(self, endpoint: Endpoint) -> None:
+        """Forget the names of an endpoint, as when its container has stopped; it keeps its address."""
+        self._line.unname(endpoint.network, endpoint.ip)
+
+    def grant(self, endpoint: Endpoint, ports: Iterable[Port]) -> None:
+        """Let the endpoint reach *ports* of the host's loopback at the address `host`, until its release."""
+        wanted = tuple(dict.fromkeys(ports))
+        for port in wanted:
+            kind = socket.SOCK_STREAM if port.transport == "tcp" else socket.SOCK_DGRAM
+            with contextlib.ExitStack() as scope:
+                listener = None
+                if not self._grants[port]:
+                    listener = scope.enter_context(_listener(kind, str(self.host), port.number))
+                self._line.grant(endpoint.ip, port.transport, port.number, listener)
+            firewall.grant(IPv4Address(endpoint.ip), port, allowed=True)
+            self._grants[port] += 1
+            self._granted[endpoint.ip] = (*self._granted.get(endpoint.ip, ()), port)
+
+    def _revoke(self, ip: str) -> None:
+        for port in self._granted.pop(ip, ()):
+            self._grants[port] -= 1
+            firewall.grant(IPv4Address(ip), port, allowed=False)
+
     def attach(self, endpoint: Endpoint, pid: int) -> None:
         """Give the namespace of process *pid* its eth0; `veth.configure` is its own part.
 
@@ -155,6 +197,7 @@ class Switch:
         """
         if self._pool.release(endpoint):
             self._line.forget(endpoint.network, endpoint.ip)
+            self._revoke(endpoint.ip)
 
 
 def _seed() -> int:
@@ -180,6 +223,9 @@ def _listener(kind: socket.SocketKind, ip: str, port: int) -> socket.socket:
     """Return a bound socket of this namespace, one that never waits."""
     made = socket.socket(socket.AF_INET, kind | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
     try:
+        # A port of the host may have the number of the egress listener, which has all addresses; the
+        # socket with the address wins (socket(7), SO_REUSEPORT; net/ipv4/inet_hashtables.c, compute_score).
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         made.bind((ip, port))
         if kind == socket.SOCK_STREAM:
             made.listen(_BACKLOG)

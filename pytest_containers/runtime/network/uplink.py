@@ -17,11 +17,11 @@ from pytest_containers.runtime.network.addresses import uplink_ends
 from pytest_containers.runtime.network.netlink import Channel
 from pytest_containers.runtime.network.veth import settle
 
-__all__ = ["NAME", "Host", "connect"]
+__all__ = ["NAME", "PREFIX", "Host", "connect"]
 
 NAME: Final = "uplink"
 _INDEX: Final = 0xFFFF
-_PREFIX: Final = "ptc"
+PREFIX: Final = "ptc"
 
 
 class Host:
@@ -57,7 +57,7 @@ def connect(switch: Channel, host: Host, subnet: IPv4Network) -> str:
     Raises EngineError, with EEXIST in it where another run took the subnet meanwhile; nothing is
     left then.
     """
-    name = f"{_PREFIX}{os.urandom(4).hex()}"
+    name = f"{PREFIX}{os.urandom(4).hex()}"
     host_end, switch_end = uplink_ends(subnet)
     switch.run(links.veth(NAME, _INDEX, peer=name, namespace=host.namespace))
     try:

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import Final
 
 from pytest_containers.runtime.network import dns
+from pytest_containers.runtime.network.quota import Quota
 from pytest_containers.runtime.network.reactor import READ, WRITE, Reactor, Timer
 
 __all__ = ["Upstream", "nameservers"]
@@ -25,7 +26,6 @@ _DEFAULT: Final = ("127.0.0.1",)
 # All tries together end before the 5 s after which a stub resolver asks again (resolv.conf(5)).
 _PATIENCE_S: Final = 4.5
 _LEAST_TRIES: Final = 2
-_MAX_IN_FLIGHT: Final = 512
 _DATAGRAM_BYTES: Final = 65535
 _UNHELPFUL: Final = frozenset({dns.SERVER_FAILURE, dns.NOT_IMPLEMENTED, 5})  # 5: REFUSED
 
@@ -90,9 +90,9 @@ class _Inquiry:
 
     def _ask(self, server: str) -> None:
         kind = socket.SOCK_STREAM if self._stream else socket.SOCK_DGRAM
-        family, _, _, _, address = socket.getaddrinfo(server, _PORT, type=kind, flags=socket.AI_NUMERICHOST)[
-            0
-        ]
+        # As bytes: a str would be encoded by a codec that is loaded from files (Lib/encodings/idna.py).
+        found = socket.getaddrinfo(server.encode(), _PORT, type=kind, flags=socket.AI_NUMERICHOST)
+        family, _, _, _, address = found[0]
         line = socket.socket(family, kind | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
         self._line = line
         self._number = int.from_bytes(os.urandom(2), "big")
@@ -152,42 +152,52 @@ class _Inquiry:
 
 
 class Upstream:
-    """The host's resolvers."""
+    """The host's resolvers, as the first of *paths* that is there names them.
 
-    def __init__(self, reactor: Reactor, path: str = "/etc/resolv.conf") -> None:
+    At most *limit* queries are on their way at a time, shared fairly among those who ask.
+    """
+
+    def __init__(
+        self, reactor: Reactor, *, limit: int, paths: tuple[str, ...] = ("/etc/resolv.conf",)
+    ) -> None:
         self.reactor = reactor
-        self._path = path
-        self._seen: tuple[int, int] | None = None
+        self._paths = paths
+        self._seen: tuple[int, int, int] | None = None
         self._servers: tuple[str, ...] = _DEFAULT
-        self._waiting: dict[_Inquiry, Reply] = {}
+        self._quota: Quota[str] = Quota(limit)
+        self._waiting: dict[_Inquiry, tuple[str, Reply]] = {}
 
     def _current(self) -> tuple[str, ...]:
-        try:
-            status = os.stat(self._path)
-            seen = (status.st_mtime_ns, status.st_ino)
-            if seen != self._seen:
-                with open(self._path, encoding="utf-8", errors="replace") as file:
-                    self._servers = nameservers(file.read())
-                self._seen = seen
-        except OSError:
-            self._servers = _DEFAULT
-        return self._servers
+        for path in self._paths:
+            try:
+                status = os.stat(path)
+                seen = (status.st_mtime_ns, status.st_ino, status.st_dev)
+                if seen != self._seen:
+                    with open(path, encoding="utf-8", errors="replace") as file:
+                        self._servers = nameservers(file.read())
+                    self._seen = seen
+            except OSError:
+                continue
+            return self._servers
+        return _DEFAULT
 
-    def forward(self, query: bytes, reply: Reply, *, stream: bool) -> None:
+    def forward(self, query: bytes, reply: Reply, *, asker: str, stream: bool) -> None:
         """Ask the servers in order; call *reply* with the answer, or None where there is none.
 
-        *stream* asks by TCP. A server that is silent or cannot say hands on to the next one. At
-        most 512 queries are on their way at a time; more get None at once.
+        *stream* asks by TCP. A server that is silent or cannot say hands on to the next one. Where
+        *asker* has as many queries on their way as it may, the answer is None at once.
         """
-        if len(self._waiting) >= _MAX_IN_FLIGHT:
+        if not self._quota.take(asker):
             reply(None)
             return
         inquiry = _Inquiry(self, query, self._current(), stream=stream)
-        self._waiting[inquiry] = reply
+        self._waiting[inquiry] = (asker, reply)
         inquiry.next()
 
     def done(self, inquiry: _Inquiry, message: bytes | None) -> None:
         """Deliver the outcome of *inquiry*."""
-        reply = self._waiting.pop(inquiry, None)
-        if reply is not None:
+        waiting = self._waiting.pop(inquiry, None)
+        if waiting is not None:
+            asker, reply = waiting
+            self._quota.give_back(asker)
             reply(message)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import socket
 import sys
@@ -20,11 +21,12 @@ from pathlib import Path
 from pytest_containers.errors import ContainersError, to_wire
 from pytest_containers.runtime import gateway, syscalls
 from pytest_containers.runtime.network import firewall, links, sysctl, veth
-from pytest_containers.runtime.network.addresses import Endpoint
+from pytest_containers.runtime.network.addresses import Endpoint, host_address
 from pytest_containers.runtime.network.names import Line
 from pytest_containers.runtime.network.netlink import Channel
 from pytest_containers.runtime.network.switch import Switch
 from pytest_containers.runtime.network.uplink import Host
+from pytest_containers.spec import Port
 
 __all__: list[str] = []
 
@@ -32,9 +34,10 @@ Words = dict[str, str]
 Answer = tuple[object, tuple[socket.socket, ...]]
 
 
-def _fork(run: Callable[[], None]) -> int:
-    pid = os.fork()
+def _fork(run: Callable[[], None], namespaces: int = 0) -> int:
+    pid, pidfd = syscalls.clone(namespaces)
     if pid:
+        os.close(pidfd)
         return pid
     code = 1
     try:
@@ -99,14 +102,21 @@ class Agent:
         """Fork an agent with an empty network namespace."""
         return self._hatch(lambda: syscalls.unshare(syscalls.CLONE_NEWNET))
 
-    def on_switch(self, routed: str) -> Answer:
-        """Fork a gateway, which stays here, and a switch."""
+    def on_switch(self, routed: str, files: str = "", confined: str = "yes") -> Answer:
+        """Fork a gateway, which stays here and may open *files* descriptors, and a switch."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 
         def serve() -> None:
             ours.close()
-            self._control.close()
-            gateway.serve(theirs)
+            with open("/proc/sys/kernel/cap_last_cap") as file:
+                last = int(file.read())
+            if not confined:
+                gateway.serve(theirs)
+                return
+            control, paths = gateway.confine(theirs, mountpoint="/mnt", last_capability=last)
+            if files:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (int(files), int(files)))
+            gateway.serve(control, paths)
 
         def begin() -> Switch:
             theirs.close()
@@ -114,14 +124,17 @@ class Agent:
                 syscalls.unshare(syscalls.CLONE_NEWNET)
                 return Switch.open(host, line=Line(ours), routed=bool(routed))
 
-        pid = _fork(serve)
+        pid = _fork(serve, gateway.NAMESPACES)
         with ours, theirs:
             value, sockets = self._hatch(begin)
         return {**value, "gateway": pid}, sockets
 
     @staticmethod
     def on_socket(kind: str) -> Answer:
-        """Make a socket of this namespace and give it away."""
+        """Make a socket of this namespace and give it away; ``icmp`` is one that sends echo requests."""
+        if kind == "icmp":
+            Path("/proc/sys/net/ipv4/ping_group_range").write_text("0 0")
+            return {}, (socket.socket(socket.AF_INET, socket.SOCK_DGRAM, socket.IPPROTO_ICMP),)
         number = socket.SOCK_STREAM if kind == "tcp" else socket.SOCK_DGRAM
         return {}, (socket.socket(socket.AF_INET, number),)
 
@@ -169,7 +182,8 @@ class Agent:
     @staticmethod
     def on_rules(subnet: str) -> Answer:
         """Lay the firewall down in this namespace."""
-        firewall.lay_down(IPv4Network(subnet), egress_port=4000, uplink="uplink")
+        run = IPv4Network(subnet)
+        firewall.lay_down(run, egress_port=4000, uplink="uplink", host=host_address(run))
         return {}, ()
 
     @staticmethod
@@ -187,9 +201,9 @@ class Agent:
         """Tell the subnet of the run."""
         return str(self._opened().subnet), ()
 
-    def on_create(self, network: str, internal: str) -> Answer:
+    def on_create(self, network: str, internal: str, label: str = "") -> Answer:
         """Make a network."""
-        return str(self._opened().create(network, internal=bool(internal))), ()
+        return str(self._opened().create(network, label=label, internal=bool(internal))), ()
 
     def on_remove(self, network: str) -> Answer:
         """Remove a network."""
@@ -205,6 +219,17 @@ class Agent:
         """Make names known."""
         self._opened().name(Endpoint(**json.loads(endpoint)), names.split())
         return {}, ()
+
+    def on_unname(self, endpoint: str) -> Answer:
+        """Make names unknown."""
+        self._opened().unname(Endpoint(**json.loads(endpoint)))
+        return {}, ()
+
+    def on_grant(self, endpoint: str, ports: str) -> Answer:
+        """Let a container reach ports of the host; tell the host's address."""
+        opened = self._opened()
+        opened.grant(Endpoint(**json.loads(endpoint)), map(Port.parse, ports.split()))
+        return str(opened.host), ()
 
     def on_attach(self, endpoint: str, pid: str) -> Answer:
         """Make a container's interface."""

@@ -216,9 +216,9 @@ class Stage:
         """Return the names of the switch's bridges."""
         return [name for name in self.switch.seen()["links"] if name.startswith("b")]
 
-    def create(self, network: str, *, internal: bool = False) -> str:
+    def create(self, network: str, *, internal: bool = False, label: str = "") -> str:
         """Make a network; return its subnet."""
-        return self.switch.ask("create", network=network, internal="yes" if internal else "")
+        return self.switch.ask("create", network=network, internal="yes" if internal else "", label=label)
 
     def container(self, network: str = "default", *names: str, patient: bool = False) -> Container:
         """Make a container's namespace with an interface and an address.
@@ -249,9 +249,23 @@ class Stage:
         self.switch.ask("release", endpoint=container.endpoint_text)
 
     @classmethod
-    def build(cls, host: Agent, scope: contextlib.ExitStack, *, routed: bool = True) -> Self:
-        """Open a switch beside *host*, with the network ``default`` in it."""
-        pids, control = host.hatch_pids("switch", routed="yes" if routed else "")
+    def build(
+        cls,
+        host: Agent,
+        scope: contextlib.ExitStack,
+        *,
+        routed: bool = True,
+        files: int | None = None,
+        confined: bool = True,
+    ) -> Self:
+        """Open a switch beside *host*, with the network ``default`` in it.
+
+        Its gateway may have *files* descriptors, as many as the test where that is None.
+        """
+        words = {"routed": "yes" if routed else "", "confined": "yes" if confined else ""}
+        if files is not None:
+            words["files"] = str(files)
+        pids, control = host.hatch_pids("switch", **words)
         switch = Agent(control, pids["pid"])
         scope.callback(switch.close)
         default = switch.ask("create", network="default", internal="")
@@ -288,6 +302,20 @@ def stage(host: Agent) -> Iterator[Stage]:
     """Return a host with a routed switch and its network ``default``."""
     with contextlib.ExitStack() as scope:
         yield Stage.build(host, scope)
+
+
+@pytest.fixture
+def small_stage(host: Agent) -> Iterator[Stage]:
+    """Return a stage whose gateway may have 320 descriptors: room for 64 connections, see gateway.py."""
+    with contextlib.ExitStack() as scope:
+        yield Stage.build(host, scope, files=320)
+
+
+@pytest.fixture
+def root_stage(host: Agent) -> Iterator[Stage]:
+    """Return a stage whose gateway is still root, so that a test may set its limits (prlimit(2))."""
+    with contextlib.ExitStack() as scope:
+        yield Stage.build(host, scope, confined=False)
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import resource
 import select
 import signal
 import socket
@@ -36,6 +37,7 @@ RUN = IPv4Network("10.64.64.0/18")
         "169.254.169.254",
         "100.100.100.200",
         "168.63.129.16",
+        "192.0.0.192",
         "224.0.0.1",
         "255.255.255.255",
         "10.64.64.1",
@@ -205,6 +207,39 @@ def test_egress_keeps_no_descriptor_of_a_connection_that_ended(
     for end in open_ends:
         end.close()
     eventually(lambda: len(os.listdir(folder)) == before)
+
+
+@pytest.mark.kernel
+def test_egress_lets_connections_wait_while_the_gateway_has_no_descriptor_left(
+    root_stage: Stage, eventually: Eventually
+) -> None:
+    """With no descriptor and with a single one: a connection waits, and is carried when there are more."""
+    stage = root_stage
+    listener = stage.host.listen(stage.outside, 443)
+    place = stage.container()
+    place.query("nobody")  # when that is answered the gateway has all its own sockets
+    limit = resource.prlimit(stage.gateway, resource.RLIMIT_NOFILE)[1]
+    for spare in (0, 1):
+        used = {int(number) for number in os.listdir(f"/proc/{stage.gateway}/fd")}
+        free = [number for number in range(1000) if number not in used]
+        resource.prlimit(stage.gateway, resource.RLIMIT_NOFILE, (free[spare], limit))
+        line = place.connect(stage.outside, 443)
+        line.sendall(b"patience")
+        listener.settimeout(0.5)
+        with pytest.raises(TimeoutError):
+            stage.host.accept(listener)
+        resource.prlimit(stage.gateway, resource.RLIMIT_NOFILE, (limit, limit))
+        listener.settimeout(10)
+        served = stage.host.accept(listener)
+        assert stage.host.read(served, 8) == b"patience"
+        line.close()
+        served.close()
+        _until_idle(stage, eventually, len(used))
+
+
+def _until_idle(stage: Stage, eventually: Eventually, count: int) -> None:
+    """Wait until the gateway has no more than *count* descriptors."""
+    eventually(lambda: len(os.listdir(f"/proc/{stage.gateway}/fd")) <= count)
 
 
 def _disturb(dice: random.Random, ends: list[socket.socket]) -> None:

@@ -32,3 +32,18 @@ def test_firewall_keeps_a_namespace_to_itself(stage: Stage) -> None:
     with pytest.raises(OSError, match="No route to host"):
         other.connect(place.ip, 80)
     assert place.connect("127.0.0.1", 80).getpeername() == ("127.0.0.1", 80)
+
+
+def test_firewall_lets_a_container_ping_its_gateway_and_nobody_beyond(stage: Stage) -> None:
+    """The address of the network's bridge answers an echo request; what is behind the switch does not."""
+    place = stage.container()
+    _, (line,) = place.agent.call("socket", kind="icmp")
+    with line:
+        line.settimeout(10)
+        line.sendto(b"\x08\0\0\0\0\0\0\1hello", (place.resolver, 0))
+        reply, sender = line.recvfrom(100)
+        assert (reply[0], reply[-5:], sender[0]) == (0, b"hello", place.resolver)
+        line.connect((stage.outside, 0))
+        line.send(b"\x08\0\0\0\0\0\0\1hello")
+        with pytest.raises(OSError, match="No route to host"):
+            line.recv(100)

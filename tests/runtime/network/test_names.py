@@ -10,7 +10,7 @@ from ipaddress import IPv4Network
 import pytest
 
 from pytest_containers.errors import EngineError
-from pytest_containers.runtime.network.names import Directory, Line, Record, Zone, receive
+from pytest_containers.runtime.network.names import Directory, Line, Record, Zone, receive, report
 
 SUBNET = IPv4Network("10.64.0.0/22")
 
@@ -76,6 +76,23 @@ def test_zone_tells_the_first_name_of_an_address(zone: Zone) -> None:
     assert zone.name_of("10.64.0.2") == "redis-1.default"
 
 
+def test_zone_is_known_to_its_containers_by_the_networks_name() -> None:
+    """What tells a network from another worker's of the same name is no part of any answer."""
+    directory = Directory()
+    for number in (1, 2):
+        subnet = IPv4Network(f"10.64.{number}.0/24")
+        directory.open(Zone("default", subnet, internal=False, key=f"default.{number}"))
+    directory.add([Record(network="default.2", name="my_db", ip="10.64.2.2")])
+    first, second = directory.zone("default.1"), directory.zone("default.2")
+    assert first is not None
+    assert second is not None
+    assert second.addresses("my_db.default") == ("10.64.2.2",)
+    assert second.name_of("10.64.2.2") == "my_db.default"
+    assert not second.knows("my_db.default.2")
+    assert not first.knows("my_db")
+    assert directory.zone("default") is None
+
+
 def test_directory_drops_names_of_a_network_that_is_closed() -> None:
     """A late message about a removed network does no harm."""
     directory = Directory()
@@ -94,11 +111,16 @@ def test_line_carries_sockets_and_words(ends: tuple[socket.socket, socket.socket
     """What the supervisor hands over arrives as it was, sockets as sockets that no exec inherits."""
     line = Line(ends[0])
     with socket.socket(type=socket.SOCK_DGRAM) as udp, socket.socket() as tcp:
-        line.open("back", subnet=SUBNET, internal=True, sockets=(udp, tcp))
+        line.open("back.1", subnet=SUBNET, internal=True, label="back", sockets=(udp, tcp))
         message = receive(ends[1])
     assert message is not None
     assert message.verb == "open"
-    assert message.words == {"network": "back", "subnet": "10.64.0.0/22", "internal": "yes"}
+    assert message.words == {
+        "network": "back.1",
+        "label": "back",
+        "subnet": "10.64.0.0/22",
+        "internal": "yes",
+    }
     assert [one.type for one in message.sockets] == [socket.SOCK_DGRAM, socket.SOCK_STREAM]
     assert not any(os.get_inheritable(one.fileno()) for one in message.sockets)
     for one in message.sockets:
@@ -115,6 +137,50 @@ def test_line_carries_many_long_names(ends: tuple[socket.socket, socket.socket])
         assert message is not None
         seen += message.records
     assert seen == records
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        b"{",
+        b"[]",
+        b"1",
+        b"\xff\xfe",
+        b'{"verb": "add", "words": {}}',
+        b'{"verb": "add", "words": [], "records": []}',
+        b'{"verb": "add", "words": {}, "records": [["a", "b"]]}',
+        b'{"verb": "add", "words": {}, "records": 7}',
+        b"[" * 100_000,
+    ],
+)
+def test_receive_refuses_what_is_no_message_and_closes_what_came_with_it(
+    ends: tuple[socket.socket, socket.socket], message: bytes
+) -> None:
+    """A message of any other form is a ValueError, and its descriptors are not kept."""
+    reading, writing = os.pipe()
+    with socket.socket() as tcp:
+        socket.send_fds(ends[0], [message], [tcp.fileno(), writing])
+    os.close(writing)
+    before = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(ValueError, match="cannot be read"):
+        receive(ends[1])
+    assert os.read(reading, 1) == b""  # nobody has the other end any more
+    os.close(reading)
+    assert len(os.listdir("/proc/self/fd")) == before - 1
+
+
+def test_line_reads_what_the_gateway_reports(ends: tuple[socket.socket, socket.socket]) -> None:
+    """Reports arrive in order and cut to a size; a closed end is None, after what was said before it."""
+    line = Line(ends[0])
+    assert line.reports() == ()
+    report(ends[1], "first")
+    report(ends[1], "x" * 100_000)
+    first, second = line.reports() or ()
+    assert (first, second.strip("x")) == ("first", "")
+    report(ends[1], "last")
+    ends[1].close()
+    assert line.reports() == ("last",)
+    assert line.reports() is None
 
 
 def test_receive_tells_silence_from_the_end(ends: tuple[socket.socket, socket.socket]) -> None:

@@ -103,3 +103,28 @@ def test_reactor_calls_timers_in_order_and_not_the_cancelled_ones() -> None:
     cancelled.cancel()
     reactor.run()
     assert seen == ["first", "second"]
+
+
+def test_reactor_goes_on_after_a_call_that_raises(pair: Pair) -> None:
+    """The error is reported, others are served meanwhile, and the call is made again a moment later."""
+    errors: list[str] = []
+    reactor = Reactor(lambda error: errors.append(str(error)))
+    served: list[str] = []
+
+    def fail(what: str) -> None:
+        raise ValueError(what)
+
+    def serve(_: int) -> None:
+        served.append(pair[1].recv(16).decode())
+        if errors.count("socket") > 1:
+            reactor.stop()
+
+    reactor.watch(pair[0], READ, lambda _: fail("socket"))
+    reactor.watch(pair[1], READ, serve)
+    reactor.later(0.0, lambda: fail("timer"))
+    reactor.later(0.15, lambda: pair[0].sendall(b"again"))
+    for line in pair:
+        line.send(b"x")
+    reactor.run()
+    assert served == ["x", "again"]
+    assert sorted(errors) == ["socket", "socket", "timer"]
