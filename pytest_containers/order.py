@@ -32,10 +32,10 @@ _Host = str | os.PathLike[str]
 _Item = TypeVar("_Item")
 _Value = TypeVar("_Value")
 
-# A host name's labels (RFC 1123, 2.1), since peers resolve containers by these names.
-_NAME = re.compile(
-    r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*", re.IGNORECASE
-)
+# A host name's labels (RFC 1123, 2.1), since peers resolve containers by these names, and underscores,
+# which DNS carries (RFC 2181, section 11) and compose files and Docker have in names of services.
+_LABEL = r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?"
+_NAME = re.compile(rf"{_LABEL}(\.{_LABEL})*", re.IGNORECASE)
 _MODES: Mapping[str, bool] = {"": False, "rw": False, "ro": True}
 # What stands in the braces of an option that takes pairs.
 _PAIRS: Mapping[str, str] = {
@@ -230,7 +230,7 @@ def _name(name: str) -> str:
     if not _NAME.fullmatch(name):
         raise SpecInvalid(
             f"{name!r} cannot be the name of a container",
-            mend="peers resolve it: use letters, digits, hyphens and dots (RFC 1123)",
+            mend="peers resolve it: use letters, digits, hyphens, underscores and dots (RFC 1123)",
         )
     return name
 

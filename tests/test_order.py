@@ -180,7 +180,8 @@ def test_unknown_word_is_a_type_error() -> None:
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ({"name": "under_score"}, "cannot be the name"),
+        ({"name": "-dash"}, "cannot be the name"),
+        ({"name": "a..b"}, "cannot be the name"),
         ({"name": ""}, "cannot be the name"),
         ({"aliases": ["a b"]}, "cannot be the name"),
         ({"ports": [70000]}, "is not a port"),

@@ -124,7 +124,7 @@ class Requests:
 
     def _create_network(self, owner: Owner, name: str, *, internal: bool) -> messages.NetworkCreated:
         key = f"{name}.{owner.number}"
-        subnet = self._run.switch.create(key, internal=internal)
+        subnet = self._run.switch.create(key, label=name, internal=internal)
         owner.networks[name] = key
         return messages.NetworkCreated(subnet=str(subnet))
 
@@ -300,29 +300,14 @@ class Requests:
         sandbox = self._sandboxes.pop(container_id, None)
         if sandbox is not None:
             self._run_owner.containers.discard(container_id)
-            # Whoever asked may go away meanwhile: the removal goes on, since nobody knows it any more.
-            yield from self._run.loop.begin_apart(remove(sandbox))
+            yield from remove(sandbox)
 
     def release(self, owner: Owner) -> Recipe[None]:
-        """Tear down all that *owner* made, all containers at once.
-
-        Everything is tried. Raises ExceptionGroup with the errors of what failed.
-        """
-        errors: list[Exception] = []
-        loop = self._run.loop
-        waits = [loop.begin_apart(self._abandon(container_id)) for container_id in tuple(owner.containers)]
-        for wait in waits:
-            try:
-                yield from wait
-            except Exception as error:  # noqa: BLE001 - one failing removal does not keep the others
-                errors.append(error)
+        """Tear down all that *owner* made."""
+        for container_id in tuple(owner.containers):
+            yield from self._abandon(container_id)
         for key in owner.networks.values():
-            try:
-                self._run.switch.remove(key)
-            except Exception as error:  # noqa: BLE001 - as above
-                errors.append(error)
-        if errors:
-            raise ExceptionGroup("what a client has left is not removed completely", errors)
+            self._run.switch.remove(key)
 
 
 def _created(sandbox: Sandbox, *, found: bool) -> Answered:

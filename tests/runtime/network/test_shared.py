@@ -26,3 +26,24 @@ def test_container_of_the_run_is_reached_by_name_from_all_networks(boxes: Boxes,
         assert "refused" in sh(one, f"bash -c 'echo > /dev/tcp/{shared.ip}/9' 2>&1 || true")
     assert "route" in sh(shared, f"bash -c 'echo > /dev/tcp/{handle.ip}/9' 2>&1 || true")
     assert sh(shared, "getent hosts own || echo unknown") == "unknown\n"
+
+
+def test_container_is_known_by_its_networks_name_both_ways(boxes: Boxes, sh: Shell) -> None:
+    """``name.network`` resolves, and an address is told with the name that the test gave the network."""
+    boxes.engine.network("mynet")
+    redis = boxes.start(ContainerSpec(name="redis", command=("sleep", "60"), network="mynet"))
+    peer = boxes.start(ContainerSpec(name="peer", command=("sleep", "60"), network="mynet"))
+    alone = boxes.start(ContainerSpec(name="alone", command=("sleep", "60")))
+    assert sh(peer, "getent hosts redis.mynet").split() == [redis.ip, "redis.mynet"]
+    assert sh(peer, f"getent hosts {redis.ip}").split() == [redis.ip, "redis.mynet"]
+    assert sh(alone, "getent hosts alone.default").split() == [alone.ip, "alone.default"]
+    assert sh(alone, "getent hosts redis || echo unknown") == "unknown\n"
+
+
+def test_container_is_known_by_names_with_underscores(boxes: Boxes, sh: Shell) -> None:
+    """Names as compose files have them are resolved, with and without the network's name."""
+    spec = ContainerSpec(name="zoo_keeper_1", command=("sleep", "60"), aliases=("my_db", "_srv._tcp"))
+    keeper = boxes.start(spec)
+    peer = boxes.start(ContainerSpec(name="peer", command=("sleep", "60")))
+    for name in ("zoo_keeper_1", "my_db", "my_db.default", "_srv._tcp"):
+        assert sh(peer, f"getent hosts {name}").split() == [keeper.ip, name]
