@@ -3,6 +3,10 @@
 Both read the upper folder of the overlay: a file that is there was added or changed, a character
 device 0/0 hides one of the image, and a folder marked opaque hides all that the image had below
 (overlayfs.rst, "whiteouts and opaque directories").
+
+A container that runs may put a link in the place of a file or a folder at any moment. So both are called
+with the upper folder as this process's root (`roots.confine`), where a link ends inside, and know the layers
+below by descriptors (`opened`).
 """
 
 from __future__ import annotations
@@ -11,12 +15,13 @@ import os
 import stat
 import tarfile
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from typing import BinaryIO, Final, Literal
 
 from pytest_containers._tar import TarWriter
 from pytest_containers.runtime import transfer
 
-__all__ = ["changes", "write_layer"]
+__all__ = ["changes", "opened", "write_layer"]
 
 _OPAQUE: Final = "trusted.overlay.opaque"
 _WHITEOUT: Final = ".wh."
@@ -29,11 +34,19 @@ def _is_whiteout(seen: os.stat_result) -> bool:
     return stat.S_ISCHR(seen.st_mode) and seen.st_rdev == 0
 
 
-def _is_opaque(path: str) -> bool:
-    try:
-        return os.getxattr(path, _OPAQUE, follow_symlinks=False) == b"y"
-    except OSError:
-        return False
+def _open_folder(path: str, layer: int | None = None) -> int:
+    """Open a folder of the layer at descriptor *layer*, or of our root. Raises OSError for a link."""
+    return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=layer)
+
+
+def _is_opaque(path: str, layer: int | None = None) -> bool:
+    with suppress(OSError):
+        folder = _open_folder(path, layer)
+        try:
+            return os.getxattr(folder, _OPAQUE) == b"y"
+        finally:
+            os.close(folder)
+    return False
 
 
 def _names(upper: str, below: str) -> Iterator[_Seen]:
@@ -50,7 +63,7 @@ def _walk(upper: str, below: str = "") -> Iterator[_Seen]:
 
 
 def _kept(
-    upper: str, below: str, lowers: tuple[str, ...], points: frozenset[str], waiting: list[_Seen]
+    upper: str, below: str, lowers: tuple[int, ...], points: frozenset[str], waiting: list[_Seen]
 ) -> Iterator[_Seen]:
     """Yield what is to be in the layer under *below* of *upper*.
 
@@ -71,45 +84,65 @@ def _kept(
                 yield from _kept(upper, relative, lowers, points, waiting)
 
 
-def _is_unchanged(upper: str, relative: str, lowers: tuple[str, ...]) -> bool:
+def _is_unchanged(upper: str, relative: str, lowers: tuple[int, ...]) -> bool:
     """Tell whether a folder is that of the layers but for its time."""
     path = os.path.join(upper, relative)
-    lower = _below(lowers, relative)
-    if lower is None or _is_opaque(path) or not os.path.isdir(lower) or os.path.islink(lower):
+    layer = _below(lowers, relative)
+    if layer is None or _is_opaque(path):
         return False
-    return _described(path) == _described(lower)
+    try:
+        return _described(_open_folder(path)) == _described(_open_folder(relative, layer))
+    except OSError:  # no folder in the layers, or none any more in the container
+        return False
 
 
-def _described(folder: str) -> tuple[object, ...]:
-    seen = os.lstat(folder)
-    names = (key for key in os.listxattr(folder) if not key.startswith(transfer.OVERLAY_XATTRS))
-    attributes = tuple((key, os.getxattr(folder, key)) for key in sorted(names))
+def _described(folder: int) -> tuple[object, ...]:
+    """Return all of a folder but its time, and close it."""
+    try:
+        seen = os.fstat(folder)
+        names = (key for key in os.listxattr(folder) if not key.startswith(transfer.OVERLAY_XATTRS))
+        attributes = tuple((key, os.getxattr(folder, key)) for key in sorted(names))
+    finally:
+        os.close(folder)
     return seen.st_mode, seen.st_uid, seen.st_gid, attributes
 
 
-def _below(lowers: tuple[str, ...], relative: str) -> str | None:
-    """Return where the layers, oldest first, have what they show at *relative*."""
+def _below(lowers: tuple[int, ...], relative: str) -> int | None:
+    """Return the layer whose file is shown at *relative*, of *lowers*, oldest first."""
     parts = relative.split("/")
     for layer in reversed(lowers):
+        hides = False
         for depth in range(1, len(parts) + 1):
-            path = os.path.join(layer, *parts[:depth])
+            path = "/".join(parts[:depth])
             try:
-                seen = os.lstat(path)
+                seen = os.stat(path, dir_fd=layer, follow_symlinks=False)
             except OSError:
                 break
             if _is_whiteout(seen):
                 return None
             if depth == len(parts):
-                return path
-            if not stat.S_ISDIR(seen.st_mode) or _is_opaque(path):
-                # Hidden from the layers further down, unless this one has the path itself.
-                own = os.path.join(layer, relative)
-                return own if os.path.lexists(own) else None
+                return layer
+            if not stat.S_ISDIR(seen.st_mode):
+                return None  # nothing is below a file or a link, also where older layers have a folder
+            hides = hides or _is_opaque(path, layer)
+        if hides:
+            return None
     return None
 
 
-def changes(upper: str, lowers: tuple[str, ...]) -> list[tuple[Literal["A", "C", "D"], str]]:
-    """Return ``(kind, absolute path)`` of all that differs, sorted by path."""
+@contextmanager
+def opened(layers: tuple[str, ...]) -> Iterator[tuple[int, ...]]:
+    """Open the folders of *layers* and yield their descriptors, which stay good in another root."""
+    with ExitStack() as scope:
+        found: list[int] = []
+        for layer in layers:
+            found.append(os.open(layer, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
+            scope.callback(os.close, found[-1])
+        yield tuple(found)
+
+
+def changes(upper: str, lowers: tuple[int, ...]) -> list[tuple[Literal["A", "C", "D"], str]]:
+    """Return ``(kind, absolute path)`` of all that differs from the layers at *lowers*, sorted by path."""
     found: list[tuple[Literal["A", "C", "D"], str]] = []
     for relative, seen in _walk(upper):
         if _is_whiteout(seen):
@@ -120,7 +153,7 @@ def changes(upper: str, lowers: tuple[str, ...]) -> list[tuple[Literal["A", "C",
 
 
 def write_layer(
-    upper: str, out: BinaryIO, *, lowers: tuple[str, ...] = (), points: frozenset[str] = frozenset()
+    upper: str, out: BinaryIO, *, lowers: tuple[int, ...] = (), points: frozenset[str] = frozenset()
 ) -> None:
     """Write the upper folder as an uncompressed layer tar (image-spec, layer.md) to *out*.
 

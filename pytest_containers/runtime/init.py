@@ -77,6 +77,7 @@ def enter(
         action()
 
     try:
+        at("imports", roots.forbid_imports)
         at("out-of-memory score and control groups", placement.take)
         at("keyring", syscalls.join_session_keyring)
         at("binds: detach from the host's files", lambda: trees.extend(_detach(bundle)))

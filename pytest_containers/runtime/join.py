@@ -115,6 +115,7 @@ def _reap_late(ours: socket.socket) -> None:
 def _enter(sandbox: Sandbox, wanted: Process, streams: tuple[int, int, int], sync: int) -> NoReturn:
     try:
         syscalls.hide_from_tracers()
+        roots.forbid_imports()
         sandbox.placement.take()
         join(sandbox)
         process.take_descriptors(*streams, sync)
@@ -192,6 +193,7 @@ def _act(
 ) -> NoReturn:
     code = 125
     try:
+        roots.forbid_imports()
         if enter is not None:
             enter()
         action()

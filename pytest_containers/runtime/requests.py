@@ -18,6 +18,7 @@ from pytest_containers.runtime import (
     messages,
     mountpoints,
     openfiles,
+    roots,
     snapshot,
     sockets,
     syscalls,
@@ -238,14 +239,12 @@ class Requests:
                 action = partial(_out_of, descriptors[0], partial(transfer.unpack, folder))
                 yield from join.within(sandbox, action, enter=partial(join.join, sandbox))
             case messages.Layer():
-                write = partial(
-                    difference.write_layer,
-                    files.upper,
-                    lowers=(*files.lowers, files.over),
-                    points=mountpoints.made(files),
-                )
-                action = partial(_into, descriptors[0], write)
-                yield from join.within(sandbox, action, enter=None)
+                with difference.opened((*files.lowers, files.over)) as lowers:
+                    write = partial(
+                        difference.write_layer, "/", lowers=lowers, points=mountpoints.made(files)
+                    )
+                    action = partial(_into, descriptors[0], write)
+                    yield from join.within(sandbox, action, enter=partial(roots.confine, files.upper))
             case messages.Stat(path=path):
                 return (yield from self._stat(sandbox, path))
             case messages.Changes():
@@ -265,13 +264,16 @@ class Requests:
 
     def _changes(self, sandbox: Sandbox) -> Recipe[Answered]:
         files = sandbox.snapshot
-        with os.fdopen(os.memfd_create("changes", os.MFD_CLOEXEC), "w+b") as found:
+        with (
+            os.fdopen(os.memfd_create("changes", os.MFD_CLOEXEC), "w+b") as found,
+            difference.opened(files.lowers) as lowers,
+        ):
 
             def write() -> None:
-                found.write(json.dumps(difference.changes(files.upper, files.lowers)).encode())
+                found.write(json.dumps(difference.changes("/", lowers)).encode())
                 found.flush()
 
-            yield from join.within(sandbox, write, enter=None)
+            yield from join.within(sandbox, write, enter=partial(roots.confine, files.upper))
             found.seek(0)
             rows = json.loads(found.read())
         return Answered(noun=messages.decode(messages.Changed, {"changes": rows}))

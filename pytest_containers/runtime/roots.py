@@ -10,12 +10,21 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 from typing import Final, NamedTuple
 
 from pytest_containers.errors import EngineError
 from pytest_containers.runtime import syscalls
 
-__all__ = ["UNKNOWN", "Identity", "confirm", "identify", "leave_mount_namespace"]
+__all__ = [
+    "UNKNOWN",
+    "Identity",
+    "confine",
+    "confirm",
+    "forbid_imports",
+    "identify",
+    "leave_mount_namespace",
+]
 
 
 class Identity(NamedTuple):
@@ -43,6 +52,42 @@ def confirm(expected: Identity, subject: str) -> None:
             seen=f"/ is device and inode {tuple(seen)}, expected {tuple(expected)}",
             mend="a privileged container must not replace or unmount its own root; else report it as a fault",
         )
+
+
+def confine(folder: str) -> None:
+    """Make *folder* this process's root, in which nothing can be changed, executed, or opened as a device.
+
+    Links and ``..`` in it end inside, and a device node that is put in a file's place has no effect. For a
+    child that ends after its work. Raises OSError.
+    """
+    view = syscalls.open_tree(folder)
+    flags = syscalls.MS_RDONLY | syscalls.MS_NOSUID | syscalls.MS_NODEV | syscalls.MS_NOEXEC
+    try:
+        syscalls.restrict_tree(view, flags)
+        os.fchdir(view)
+    except OSError as error:
+        if error.errno != errno.ENOSYS:
+            raise
+        # Before Linux 5.12 (mount_setattr(2)): a remount does it, of a mount that is attached.
+        syscalls.unshare(syscalls.CLONE_NEWNS)
+        syscalls.mount(folder, folder, None, syscalls.MS_BIND)
+        syscalls.mount("none", folder, None, syscalls.MS_REMOUNT | syscalls.MS_BIND | flags)
+        os.chdir(folder)
+    finally:
+        os.close(view)
+    os.chroot(".")
+    os.chdir("/")
+
+
+def forbid_imports() -> None:
+    """Let every later import of this process fail, but of what is loaded already.
+
+    In another root Python's search path leads to files of the container, and a module that is loaded there
+    would run with our rights. For a child that is about to change its root, or has done so.
+    """
+    for places in (sys.path, sys.meta_path, sys.path_hooks):
+        places.clear()
+    sys.path_importer_cache.clear()
 
 
 def leave_mount_namespace() -> None:

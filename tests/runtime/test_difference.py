@@ -18,7 +18,7 @@ import pytest
 
 from pytest_containers.images import layer
 from pytest_containers.runtime import syscalls
-from pytest_containers.runtime.difference import changes, write_layer
+from pytest_containers.runtime.difference import changes, opened, write_layer
 from pytest_containers.runtime.snapshot import mount_overlay
 
 if TYPE_CHECKING:
@@ -58,7 +58,8 @@ class Edit:
         if not self.lowers:
             self.layer()
         self._apart(partial(self._mounted, action))
-        return [f"{kind} {path}" for kind, path in changes(str(self.upper), self.lowers)]
+        with opened(self.lowers) as lowers:
+            return [f"{kind} {path}" for kind, path in changes(str(self.upper), lowers)]
 
     def _mounted(self, action: Callable[[Path], None]) -> None:
         root, work = self._folder / "root", self._folder / "work"
@@ -72,7 +73,8 @@ class Edit:
     def tar(self) -> bytes:
         """Return the layer as a tar."""
         out = io.BytesIO()
-        write_layer(str(self.upper), out, lowers=self.lowers)
+        with opened(self.lowers) as lowers:
+            write_layer(str(self.upper), out, lowers=lowers)
         return out.getvalue()
 
     def entries(self) -> dict[str, tarfile.TarInfo]:
