@@ -160,6 +160,8 @@ def write_layer(
     Owners, modes, times to the nanosecond, extended attributes and hard links are kept; sockets
     are left out, as tar(5) has no form for them. Left out is also what is still empty of *points*,
     which were made for mounts, and a folder that differs from that of *lowers* in its time alone.
+    A folder is marked as opaque where *lowers* show something for it to hide: until Linux 5.14 the
+    kernel marks all that are new (fs/overlayfs/dir.c, ovl_create_upper).
     """
     links: dict[tuple[int, int], str] = {}
     with TarWriter(out) as tar:
@@ -170,5 +172,5 @@ def write_layer(
                 tar.add(tarfile.TarInfo(os.path.join(folder, _WHITEOUT + name)))
                 continue
             transfer.add(tar, path, relative, seen, links)
-            if stat.S_ISDIR(seen.st_mode) and _is_opaque(path):
+            if stat.S_ISDIR(seen.st_mode) and _is_opaque(path) and _below(lowers, relative) is not None:
                 tar.add(tarfile.TarInfo(os.path.join(relative, _OPAQUE_MARK)))

@@ -264,6 +264,25 @@ def test_layer_marks_a_folder_made_anew(edit: Edit) -> None:
     assert not any("overlay" in key for entry in entries.values() for key in entry.pax_headers)
 
 
+def test_layer_has_no_mark_where_nothing_is_hidden(edit: Edit) -> None:
+    """Before Linux 5.15 the kernel marks every new folder: the layer is the same on every kernel."""
+    edit.layer("old/file", "gone/file", "file", "parent/kept")
+    _whiteout(edit.layer("top") / "gone")
+    names = ("old", "gone", "file", "new", "parent/new")
+
+    def act(root: Path) -> None:
+        shutil.rmtree(root / "old")
+        (root / "file").unlink()
+        for name in names:
+            (root / name).mkdir()
+
+    edit.do(act)
+    for name in names:
+        os.setxattr(edit.upper / name, "trusted.overlay.opaque", b"y")
+    marks = [name for name in edit.entries() if name.endswith(".opq")]
+    assert marks == ["file/.wh..wh..opq", "old/.wh..wh..opq"]
+
+
 def test_layer_keeps_hard_links(edit: Edit) -> None:
     """Names of one file stay names of one file: the first has the content, the others point to it."""
 
