@@ -16,7 +16,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Final, Generic, NamedTuple, Protocol, TypeVar
 
-__all__ = ["Loop", "Recipe", "Task", "Wait"]
+__all__ = ["Loop", "Recipe", "Task", "Wait", "report"]
 
 Outcome = TypeVar("Outcome")
 _STDERR: Final = 2
@@ -197,6 +197,15 @@ class Loop:
         task.resume()
         return task
 
+    def begin_apart(self, recipe: Recipe[Outcome]) -> Recipe[Outcome]:
+        """Begin *recipe* as a task of its own; return what waits for its result, or raises its error.
+
+        The task runs to its end also where the waiting recipe is cancelled.
+        """
+        ending = _Ending[Outcome]()
+        self.begin(recipe, ending.done, ending.failed)
+        return ending.wait()
+
     def finished(self, task: Task[Outcome]) -> None:
         """Take *task* off the list; tasks call this themselves."""
         self._tasks.discard(task)
@@ -234,12 +243,53 @@ class Loop:
         try:
             action()
         except Exception as error:  # noqa: BLE001 - one client's fault is not the run's end
-            _report(error)
+            report(error)
             return False
         return True
 
 
-def _report(error: Exception) -> None:
+class _Ending(Generic[Outcome]):
+    """How a task of its own ended, for a recipe that may have gone away by then."""
+
+    def __init__(self) -> None:
+        self._results: list[Outcome] = []
+        self._errors: list[Exception] = []
+        self._wake = -1
+        self._abandoned = False
+
+    def done(self, result: Outcome) -> None:
+        self._results.append(result)
+        self._tell()
+
+    def failed(self, error: Exception) -> None:
+        self._errors.append(error)
+        if self._abandoned:
+            report(error)
+        self._tell()
+
+    def _tell(self) -> None:
+        if self._wake >= 0:
+            os.eventfd_write(self._wake, 1)
+
+    def wait(self) -> Recipe[Outcome]:
+        if not self._results and not self._errors:
+            try:
+                self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+                yield Wait(self._wake)
+            except BaseException:
+                self._abandoned = True
+                raise
+            finally:
+                # From here on nobody writes into it: the number may be another file's soon.
+                wake, self._wake = self._wake, -1
+                if wake >= 0:
+                    os.close(wake)
+        if self._errors:
+            raise self._errors[0]
+        return self._results[0]
+
+
+def report(error: Exception) -> None:
     """Write what went wrong, and where, to standard error, unless nobody reads that at the moment."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:

@@ -302,14 +302,29 @@ class Requests:
         sandbox = self._sandboxes.pop(container_id, None)
         if sandbox is not None:
             self._run_owner.containers.discard(container_id)
-            yield from remove(sandbox)
+            # Whoever asked may go away meanwhile: the removal goes on, since nobody knows it any more.
+            yield from self._run.loop.begin_apart(remove(sandbox))
 
     def release(self, owner: Owner) -> Recipe[None]:
-        """Tear down all that *owner* made."""
-        for container_id in tuple(owner.containers):
-            yield from self._abandon(container_id)
+        """Tear down all that *owner* made, all containers at once.
+
+        Everything is tried. Raises ExceptionGroup with the errors of what failed.
+        """
+        errors: list[Exception] = []
+        loop = self._run.loop
+        waits = [loop.begin_apart(self._abandon(container_id)) for container_id in tuple(owner.containers)]
+        for wait in waits:
+            try:
+                yield from wait
+            except Exception as error:  # noqa: BLE001 - one failing removal does not keep the others
+                errors.append(error)
         for key in owner.networks.values():
-            self._run.switch.remove(key)
+            try:
+                self._run.switch.remove(key)
+            except Exception as error:  # noqa: BLE001 - as above
+                errors.append(error)
+        if errors:
+            raise ExceptionGroup("what a client has left is not removed completely", errors)
 
 
 def _created(sandbox: Sandbox, *, found: bool) -> Answered:

@@ -10,6 +10,7 @@ import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from pytest_containers.errors import ContainersError, EngineError
@@ -34,6 +35,7 @@ _NAMESPACES: Final = (
     | syscalls.CLONE_NEWCGROUP
 )
 _MESSAGE_BYTES: Final = 1 << 16
+_FIRST_NOT_STANDARD: Final = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,16 +156,36 @@ class Sandbox:
         self.seed = -1
 
     def close(self) -> None:
-        """Drop the files, the log and the address; the process must have ended."""
-        for pipe in tuple(self._pipes):
-            self._end_pipe(pipe)
-        self.forget_seed()
-        if self.lease >= 0:
-            os.close(self.lease)
-        os.close(self.log)
-        self.run.loop.close(self.turn)
-        snapshot.discard(self.snapshot)
-        self.run.switch.release(self.endpoint)
+        """Drop the files, the log and the address; the process must have ended.
+
+        Every step is tried. Raises ExceptionGroup with the errors of those that failed.
+        """
+        self._unwind((*self._steps(), partial(snapshot.discard, self.snapshot)))
+
+    def close_but_files(self) -> None:
+        """Do what `close` does, and leave the files to the caller."""
+        self._unwind(self._steps())
+
+    def _steps(self) -> tuple[Callable[[], object], ...]:
+        lease, self.lease = self.lease, -1
+        return (
+            *(partial(self._end_pipe, pipe) for pipe in self._pipes),
+            self.forget_seed,
+            *((partial(os.close, lease),) if lease >= 0 else ()),
+            partial(os.close, self.log),
+            partial(self.run.loop.close, self.turn),
+            partial(self.run.switch.release, self.endpoint),
+        )
+
+    def _unwind(self, steps: tuple[Callable[[], object], ...]) -> None:
+        errors: list[Exception] = []
+        for step in steps:
+            try:
+                step()
+            except Exception as error:  # noqa: BLE001 - one failing step does not keep the others
+                errors.append(error)
+        if errors:
+            raise ExceptionGroup(f"container {self.spec.name} is not removed completely", errors)
 
 
 def wait_for(pidfd: int) -> ExitStatus | None:
@@ -289,4 +311,52 @@ def remove(sandbox: Sandbox) -> Recipe[None]:
             signal.pidfd_send_signal(worker.pidfd, signal.SIGKILL)
     while sandbox.state.status == "running" and sandbox.child is not None:
         yield Wait(sandbox.child.pidfd)
-    sandbox.close()
+    if _is_light(sandbox):
+        sandbox.close()
+        return
+    errors: list[Exception] = []
+    try:
+        sandbox.close_but_files()
+    except ExceptionGroup as group:
+        errors.extend(group.exceptions)
+    try:
+        yield from _discard_apart(sandbox)
+    except (ContainersError, ExceptionGroup) as error:
+        errors.append(error)
+    if errors:
+        raise ExceptionGroup(f"container {sandbox.spec.name} is not removed completely", errors)
+
+
+def _is_light(sandbox: Sandbox) -> bool:
+    try:
+        return snapshot.is_light(sandbox.snapshot)
+    except OSError:  # a folder that is gone is light to drop
+        return True
+
+
+def _discard_apart(sandbox: Sandbox) -> Recipe[None]:
+    """Drop the files in a process of its own: to free gigabytes or many thousand files takes long."""
+    try:
+        child = syscalls.clone(0)
+    except OSError:  # EAGAIN, ENOMEM: then it takes as long as it takes
+        snapshot.discard(sandbox.snapshot)
+        return
+    if child.pid == 0:
+        code = 1
+        try:
+            syscalls.close_range(_FIRST_NOT_STANDARD)  # other containers' pipes end without us
+            snapshot.discard(sandbox.snapshot)
+            code = 0
+        finally:
+            os._exit(code)
+    try:
+        while (status := wait_for(child.pidfd)) is None:
+            yield Wait(child.pidfd)
+    finally:
+        os.close(child.pidfd)
+    if status.code:
+        raise EngineError(
+            f"the files of container {sandbox.spec.name} are not dropped",
+            seen=f"the process that dropped them ended with code {status.code}",
+            mend="they go with the end of the run",
+        )

@@ -10,13 +10,13 @@ import contextlib
 import os
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
 from pytest_containers.errors import ContainersError, EngineError, HostError
 from pytest_containers.runtime import messages, openfiles, syscalls
-from pytest_containers.runtime.loop import Recipe, Task, Wait
+from pytest_containers.runtime.loop import Recipe, Task, Wait, report
 from pytest_containers.runtime.outbox import Outbox
 from pytest_containers.runtime.requests import Answered, Owner, Requests
 from pytest_containers.runtime.sandbox import Run
@@ -229,13 +229,19 @@ class Service:
             self._run.loop.end()
             return
         # Nobody is left to be told of a failure; the run's end takes what this leaves.
-        self._run.loop.begin(self._requests.release(connection.owner), lambda _: None, lambda _: None)
+        self._run.loop.begin(self._requests.release(connection.owner), lambda _: None, report)
 
 
 def _told(request: messages.Request[object], error: Exception) -> ContainersError:
     """Return *error* in the words of the tree; what is none of ours is named with its request."""
     if isinstance(error, ContainersError):
         return error
+    if isinstance(error, ExceptionGroup):
+        return EngineError(
+            error.message,
+            seen="\n".join(str(one) for one in _leaves(error)),
+            mend="what is left goes with the end of the run",
+        )
     if isinstance(error, TimeoutError):
         return EngineError("timeout", seen="timeout")
     if (told := openfiles.running_out(error, _WHO)) is not None:
@@ -245,6 +251,14 @@ def _told(request: messages.Request[object], error: Exception) -> ContainersErro
         seen=f"{type(error).__name__}: {error}",
         mend="this is a fault of the engine; please report it with these lines",
     )
+
+
+def _leaves(group: ExceptionGroup[Exception]) -> Iterator[Exception]:
+    for error in group.exceptions:
+        if isinstance(error, ExceptionGroup):
+            yield from _leaves(error)
+        else:
+            yield error
 
 
 def _lost() -> ContainersError:

@@ -15,6 +15,7 @@ import os
 import shutil
 import stat
 from dataclasses import dataclass, replace
+from functools import partial
 from types import MappingProxyType
 from typing import Final
 
@@ -26,6 +27,7 @@ __all__ = [
     "Ground",
     "Snapshot",
     "discard",
+    "is_light",
     "lay_ground",
     "mount_overlay",
     "prepare",
@@ -47,6 +49,9 @@ _MASKED: Final = (
 )
 _THERMAL: Final = "/sys/devices/system/cpu/cpu[0-9]*/thermal_throttle"
 _PAGE_BYTES: Final = 4096
+# A tmpfs of this size is freed in less time than a process is forked in.
+_LIGHT_BYTES: Final = 4 << 20
+_LIGHT_FILES: Final = 500
 # redirect_dir and metacopy off: the upper folder must be a complete diff of the image, and
 # metacopy must not be used with untrusted layers (overlayfs.rst, "Metadata only copy up").
 _FEATURES: Final = (("redirect_dir", "off"), ("index", "off"), ("metacopy", "off"))
@@ -255,10 +260,32 @@ def _refused(snapshot: Snapshot, error: OSError) -> HostError:
     )
 
 
-def discard(snapshot: Snapshot) -> None:
-    """Take the snapshot out of sight; the kernel frees it when its last user is gone."""
-    syscalls.umount(snapshot.root, syscalls.MNT_DETACH)
-    syscalls.umount(snapshot.folder, syscalls.MNT_DETACH)
-    os.rmdir(snapshot.folder)
+def is_light(snapshot: Snapshot) -> bool:
+    """Return whether `discard` takes no time worth mentioning: little was written, and into memory."""
     if snapshot.disk:
-        shutil.rmtree(snapshot.disk, ignore_errors=True)
+        return False
+    seen = os.statvfs(snapshot.folder)
+    written_bytes = (seen.f_blocks - seen.f_bfree) * seen.f_frsize
+    return written_bytes < _LIGHT_BYTES and seen.f_files - seen.f_ffree < _LIGHT_FILES
+
+
+def discard(snapshot: Snapshot) -> None:
+    """Take the snapshot out of sight; the kernel frees it when its last user is gone.
+
+    Every step is tried. Raises ExceptionGroup with the errors of those that failed.
+    """
+    errors: list[Exception] = []
+    steps = [
+        partial(syscalls.umount, snapshot.root, syscalls.MNT_DETACH),
+        partial(syscalls.umount, snapshot.folder, syscalls.MNT_DETACH),
+        partial(os.rmdir, snapshot.folder),
+    ]
+    if snapshot.disk:
+        steps.append(partial(shutil.rmtree, snapshot.disk, ignore_errors=True))
+    for step in steps:
+        try:
+            step()
+        except OSError as error:
+            errors.append(error)
+    if errors:
+        raise ExceptionGroup(f"the files in {snapshot.folder} cannot be dropped", errors)

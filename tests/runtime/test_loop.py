@@ -455,3 +455,60 @@ def test_descriptor_is_watched_both_ways(scene: Scene) -> None:
         assert calls == ["read", "write"]
         scene.loop.forget(left.fileno(), read)
         assert scene.loop._selected == {}
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_task_apart_outlives_who_waits_for_it(
+    scene: Scene, fails: bool, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A task begun apart goes on when the recipe that waits is cancelled, and writes into no file."""
+    ours, theirs = scene.pipe()
+    ended: list[str] = []
+
+    def work() -> Recipe[object]:
+        yield Wait(ours)
+        ended.append("work")
+        scene.loop.end()
+        if fails:
+            raise ValueError("nobody waits")
+        return "result"
+
+    def waits() -> Recipe[object]:
+        return (yield from scene.loop.begin_apart(work()))
+
+    before = len(os.listdir("/proc/self/fd"))
+    scene.begin(waits()).cancel()
+    assert len(os.listdir("/proc/self/fd")) == before
+    os.write(theirs, b"x")
+    scene.spin()
+    assert ended == ["work"]
+    assert (scene.results, scene.errors) == ([], [])
+    assert ("nobody waits" in capfd.readouterr().err) is fails
+
+
+@pytest.mark.parametrize("at_once", [False, True])
+def test_task_apart_hands_its_outcome_to_who_waits(scene: Scene, at_once: bool) -> None:
+    """Result and error of a task begun apart are those of the recipe that waits for it."""
+    ours, theirs = scene.pipe()
+
+    def work(*, fails: bool) -> Recipe[object]:
+        if not at_once:
+            yield Wait(ours)
+        if fails:
+            raise ValueError("told")
+        return "result"
+
+    def waits(*, fails: bool) -> Recipe[object]:
+        try:
+            return (yield from scene.loop.begin_apart(work(fails=fails)))
+        finally:
+            if fails:
+                scene.loop.end()
+
+    scene.begin(waits(fails=False))
+    scene.begin(waits(fails=True))
+    os.write(theirs, b"x")
+    if not at_once:
+        scene.spin()
+    assert scene.results == ["result"]
+    assert [str(error) for error in scene.errors] == ["told"]
