@@ -36,8 +36,9 @@ class Tree(ABC):
     """A container's files: its image with its own changes on top.
 
     Usable from creation until removal, also before the first process and after its end. Paths
-    are resolved inside the container's root, symbolic links included. Volumes and tmpfs mounts
-    are seen while the container runs.
+    are resolved inside the container's root, symbolic links included. Volumes and binds are seen at
+    every moment. A tmpfs, /dev, /proc and /sys are there while the container runs; else a read of
+    them raises PathMissing, a write SpecInvalid.
     """
 
     @abstractmethod

@@ -11,6 +11,7 @@ import errno
 import os
 import posixpath
 import socket
+import stat
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from typing import Final, NamedTuple, NoReturn
@@ -23,7 +24,7 @@ from pytest_containers.runtime.network import veth
 from pytest_containers.runtime.snapshot import DEVICES, Ground, Snapshot, tmpfs_size
 from pytest_containers.spec import Bind
 
-__all__ = ["enter"]
+__all__ = ["detach", "enter", "lay", "lay_etc"]
 
 _SECURE: Final = syscalls.MS_NOSUID | syscalls.MS_NODEV | syscalls.MS_NOEXEC
 _KEPT: Final = os.ST_RDONLY | os.ST_NOSUID | os.ST_NODEV | os.ST_NOEXEC  # each has the number of its MS_
@@ -80,12 +81,12 @@ def enter(
         at("imports", roots.forbid_imports)
         at("out-of-memory score and control groups", placement.take)
         at("keyring", syscalls.join_session_keyring)
-        at("binds: detach from the host's files", lambda: trees.extend(_detach(bundle)))
+        at("binds: detach from the host's files", lambda: trees.extend(detach(bundle)))
         at("mount points", lambda: points.append(mountpoints.open_list(snapshot)))
         at("proc", lambda: syscalls.mount("proc", f"{root}/proc", "proc", _SECURE))
         at("dev", lambda: _dev(root, ground))
         at("sys", lambda: _sys(root, bundle))
-        at("etc", lambda: _etc(root, snapshot))
+        at("etc", lambda: lay_etc(root, snapshot))
         at("network: sysctls", lambda: None if bundle.interfaces == "host" else _sysctls(root))
         # All that guards the host is in its place before anything of image or test is mounted.
         at("masked and read-only paths", lambda: None if bundle.privileged else _mask(root, ground))
@@ -93,7 +94,7 @@ def enter(
         at("standard input", _open_null)
         at("hostname", lambda: socket.sethostname(bundle.hostname))
         at("network: wait for the interface", lambda: _network(bundle))
-        at("mounts", lambda: _lay(bundle, trees, points[0]))
+        at("mounts", lambda: lay(bundle, trees, points[0]))
         at("files", _files)
         at("read-only root", lambda: _seal(bundle))
         # Control groups and seccomp have their places here: the parent puts us into the group
@@ -125,7 +126,7 @@ def _network(bundle: Bundle) -> None:
         veth.isolate()
 
 
-def _detach(bundle: Bundle) -> list[_Tree]:
+def detach(bundle: Bundle) -> list[_Tree]:
     """Take a detached copy of each bind's source while the host's files can be named (open_tree(2))."""
     found: list[_Tree] = []
     for bind in bundle.binds:
@@ -186,7 +187,7 @@ def _sys(root: str, bundle: Bundle) -> None:
         syscalls.mount("cgroup2", f"{root}/sys/fs/cgroup", "cgroup2", flags)
 
 
-def _etc(root: str, snapshot: Snapshot) -> None:
+def lay_etc(root: str, snapshot: Snapshot) -> None:
     """Bind the container's own hosts, hostname and resolv.conf: no commit carries them along."""
     for name in ("hosts", "hostname", "resolv.conf"):
         syscalls.mount(f"{snapshot.etc}/{name}", f"{root}/etc/{name}", None, syscalls.MS_BIND)
@@ -218,14 +219,14 @@ def _sysctls(root: str) -> None:
             os.close(descriptor)
 
 
-def _lay(bundle: Bundle, trees: list[_Tree], points: int) -> None:
+def lay(bundle: Bundle, trees: list[_Tree], points: int) -> None:
     """Mount binds and tmpfs, a folder before what is mounted in it.
 
     We have pivoted, so a hostile symbolic link in a target stays inside.
     """
     mounts: list[tuple[str, _Tree | int]] = [*bundle.tmpfs.items(), *((tree.target, tree) for tree in trees)]
     for target, mounted in sorted(mounts, key=lambda one: posixpath.normpath(one[0]).count("/")):
-        folder = isinstance(mounted, int) or os.path.isdir(f"/proc/self/fd/{mounted.descriptor}")
+        folder = isinstance(mounted, int) or stat.S_ISDIR(os.fstat(mounted.descriptor).st_mode)
         mountpoints.make(target, points, folder=folder)
         place = _place(bundle, target)
         try:

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import Final, NoReturn
 
 from pytest_containers.errors import ContainersError, EngineError, NotRunning, StartError, to_wire
-from pytest_containers.runtime import openfiles, process, roots, syscalls
+from pytest_containers.runtime import openfiles, process, roots, stopped, syscalls
 from pytest_containers.runtime.bundle import Process
 from pytest_containers.runtime.loop import Recipe, Wait
 from pytest_containers.runtime.sandbox import Sandbox, discard_child, raise_if_failed, wait_for
@@ -146,10 +146,11 @@ def _fail(sync: int, error: ContainersError) -> NoReturn:
 def join(sandbox: Sandbox) -> None:
     """Make the container's root and namespaces this process's own; of one that does not run, its files.
 
-    While it runs its mounts are seen as well. Raises EngineError where the root is another one then.
+    Its mounts are seen as well, those of `stopped` where it does not run. Raises EngineError where the root
+    is another one then.
     """
     if sandbox.child is None:
-        os.chroot(sandbox.snapshot.root)
+        stopped.enter(sandbox.bundle, sandbox.snapshot)
     else:
         syscalls.setns(sandbox.child.pidfd, _ALL)
     os.chdir("/")

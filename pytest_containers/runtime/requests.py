@@ -9,7 +9,7 @@ import socket
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from typing import BinaryIO, Final
+from typing import BinaryIO, Final, Literal
 
 from pytest_containers.errors import EngineError, SpecInvalid, StartError
 from pytest_containers.runtime import (
@@ -21,6 +21,7 @@ from pytest_containers.runtime import (
     roots,
     snapshot,
     sockets,
+    stopped,
     syscalls,
     transfer,
     volumes,
@@ -199,14 +200,7 @@ class Requests:
             yield Wait(sandbox.turn)
             sandbox = self._known(request.id)  # it may have been removed meanwhile
         if sandbox.state.status != "running":
-            sandbox.starting = True
-            os.eventfd_read(sandbox.turn)
-            try:
-                yield from volumes.seed(sandbox)
-                yield from start(sandbox)
-            finally:
-                sandbox.starting = False
-                os.eventfd_write(sandbox.turn, 1)
+            yield from _in_turn(sandbox, volumes.seed(sandbox), start(sandbox))
         # A process that has ended already left no pidfd; its state says so.
         pidfds = (sandbox.child.pidfd,) if sandbox.child else ()
         return Answered(noun=messages.Started(started_at=sandbox.started_at), descriptors=pidfds)
@@ -233,10 +227,16 @@ class Requests:
         files = sandbox.snapshot
         match request:
             case messages.Read(path=path):
-                action = partial(_into, descriptors[0], partial(transfer.pack, path))
+                yield from self._seeded(sandbox)
+                look = _refusing(sandbox, path, "read")
+                action = partial(_into, descriptors[0], partial(_then, look, partial(transfer.pack, path)))
                 yield from join.within(sandbox, action, enter=partial(join.join, sandbox))
             case messages.Write(folder=folder):
-                action = partial(_out_of, descriptors[0], partial(transfer.unpack, folder))
+                yield from self._seeded(sandbox)
+                look = _refusing(sandbox, folder, "write")
+                action = partial(
+                    _out_of, descriptors[0], partial(_then, look, partial(transfer.unpack, folder))
+                )
                 yield from join.within(sandbox, action, enter=partial(join.join, sandbox))
             case messages.Layer():
                 with difference.opened((*files.lowers, files.over)) as lowers:
@@ -246,15 +246,26 @@ class Requests:
                     action = partial(_into, descriptors[0], write)
                     yield from join.within(sandbox, action, enter=partial(roots.confine, files.upper))
             case messages.Stat(path=path):
+                yield from self._seeded(sandbox)
                 return (yield from self._stat(sandbox, path))
             case messages.Changes():
                 return (yield from self._changes(sandbox))
         return Answered(noun=messages.Done())
 
+    def _seeded(self, sandbox: Sandbox) -> Recipe[None]:
+        """Let the volumes of a container that does not run be there; a start under way makes them itself."""
+        while sandbox.starting:
+            yield Wait(sandbox.turn)
+            self._known(sandbox.id)
+        if sandbox.bundle.volumes and not sandbox.bundle.build_step and sandbox.state.status != "running":
+            yield from _in_turn(sandbox, volumes.seed(sandbox))
+
     def _stat(self, sandbox: Sandbox, path: str) -> Recipe[Answered]:
         with os.fdopen(os.memfd_create("stat", os.MFD_CLOEXEC), "w+b") as found:
+            look = _refusing(sandbox, path, "read")
 
             def write() -> None:
+                look()
                 found.write(json.dumps(asdict(transfer.status(path))).encode())
                 found.flush()
 
@@ -360,6 +371,30 @@ def _write_etc(sandbox: Sandbox) -> None:
         with open(path, "w", encoding="ascii", errors="replace") as file:
             file.write(text)
         os.chmod(path, 0o644)
+
+
+def _in_turn(sandbox: Sandbox, *steps: Recipe[None]) -> Recipe[None]:
+    """Run *steps* while nobody else starts the container or makes its volumes; it is nobody's turn now."""
+    sandbox.starting = True
+    os.eventfd_read(sandbox.turn)
+    try:
+        for step in steps:
+            yield from step
+    finally:
+        sandbox.starting = False
+        os.eventfd_write(sandbox.turn, 1)
+
+
+def _refusing(sandbox: Sandbox, path: str, action: Literal["read", "write"]) -> Callable[[], None]:
+    """Return what refuses a path that has no content now, to be called inside the container's root."""
+    if sandbox.child is not None or sandbox.bundle.build_step:
+        return lambda: None
+    return partial(stopped.refuse, sandbox.bundle, path, action)
+
+
+def _then(look: Callable[[], None], action: Callable[[BinaryIO], None], stream: BinaryIO) -> None:
+    look()
+    action(stream)
 
 
 def _into(descriptor: int, action: Callable[[BinaryIO], None]) -> None:

@@ -77,7 +77,8 @@ class Snapshot:
     """One container's files. *root* is the merged view, *upper* what it changed, *etc* its own files.
 
     *lowers* are the image's layers, *over* is ours above them: the init layer, or an empty one. *identity*
-    is that of the merged view's root, by which whoever makes it his own root knows it.
+    is that of the merged view's root, by which whoever makes it his own root knows it. A *bare* one has no
+    places for mounts.
     """
 
     folder: str
@@ -89,6 +90,7 @@ class Snapshot:
     over: str
     disk: str = ""
     identity: roots.Identity = roots.UNKNOWN
+    bare: bool = False
 
 
 def lay_ground(folder: str) -> Ground:
@@ -183,6 +185,7 @@ def prepare(
             etc=os.path.join(folder, "etc"),
             lowers=tuple(ground.host if layer == "/" else layer for layer in layers),
             over=ground.nothing if bare else ground.init,
+            bare=bare,
             disk=disk,
         )
         for path in (snapshot.root, snapshot.upper, snapshot.work, snapshot.etc):

@@ -43,8 +43,9 @@ def _copy_up(sandbox: Sandbox, path: str, folder: str) -> Recipe[None]:
     """Copy what the container shows at *path* below *folder*, each side from within its own root."""
     with os.fdopen(os.memfd_create("volume", os.MFD_CLOEXEC), "w+b") as tar:
         try:
+            # The image's own files: binds below the volume are not part of what it begins with.
             yield from join.within(
-                sandbox, partial(transfer.pack, path, tar), enter=partial(join.join, sandbox)
+                sandbox, partial(transfer.pack, path, tar), enter=partial(_enter, sandbox.snapshot.root)
             )
         except PathMissing:
             os.mkdir(os.path.join(folder, "volume"))

@@ -133,7 +133,7 @@ def test_tree_links_stay_inside(boxes: Boxes, tmp_path: Path) -> None:
 
 
 def test_tree_sees_mounts_while_the_container_runs(boxes: Boxes, tmp_path: Path) -> None:
-    """Binds and tmpfs are part of a running container's files, and of no other's."""
+    """Binds and tmpfs are part of a running container's files; a tmpfs ends with it, and that is told."""
     spec = replace(_SPEC, tmpfs={"/scratch": 0}, binds=(Bind(source=str(tmp_path), target="/bound"),))
     box = boxes.start(spec)
     box.tree.write("/scratch", _tar("there"))
@@ -143,13 +143,130 @@ def test_tree_sees_mounts_while_the_container_runs(boxes: Boxes, tmp_path: Path)
     assert [str(change) for change in box.tree.changes()] == ["A /bound", "A /scratch"]
     box.signal(9)
     box.wait(_PATIENCE_S)
-    assert list(_entries(box, "/bound")) == ["bound"]
-    assert list(_entries(box, "/scratch")) == ["scratch"]
+    assert list(_entries(box, "/bound")) == ["bound", "bound/here"]
+    with pytest.raises(PathMissing, match="/scratch"):
+        _entries(box, "/scratch")
+
+
+_JOB: Final = "cat /data/in /bound/in >/data/out; cp /data/out /bound/out; echo gone >/scratch/out"
+
+
+def test_tree_has_volumes_and_binds_in_every_state(boxes: Boxes, tmp_path: Path) -> None:
+    """A job's input is written before the start, its report read after the end, and again after a restart."""
+    (tmp_path / "bound").mkdir()
+    (tmp_path / "layer/data").mkdir(parents=True)
+    (tmp_path / "layer/data/of-the-image").write_text("image")
+    spec = replace(
+        _SPEC,
+        command=("sh", "-c", _JOB),
+        binds=(Bind(source=str(tmp_path / "bound"), target="/bound"),),
+        tmpfs={"/scratch": 0},
+    )
+    config = ImageConfig(volumes=("/data", "/var/lib/made"))
+    box = boxes.create(spec, layers=("/", str(tmp_path / "layer")), config=config)
+    for turn in (b"first", b"second"):
+        box.tree.write("/data", _tar_with("in", turn))
+        box.tree.write("/bound", _tar_with("in", turn))
+        box.start()
+        state = box.wait(_PATIENCE_S)
+        assert state.exit is not None
+        assert state.exit.code == 0, box.logs()
+        assert boxes.read(box, "/data/out") == boxes.read(box, "/bound/out") == turn * 2
+        assert (tmp_path / "bound/out").read_bytes() == turn * 2
+        assert boxes.read(box, "/data/of-the-image") == b"image"
+    box.tree.write("/var/lib/made/deep", _tar("file"))
+    assert boxes.read(box, "/var/lib/made/deep/file") == b"file"
+    assert box.tree.stat("/data/out").size_bytes == 12
+    assert set(_layer(boxes, box)) == set()
+
+
+def _tar_with(name: str, content: bytes) -> io.BytesIO:
+    """Return a tar of one file."""
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        entry = tarfile.TarInfo(name)
+        entry.size = len(content)
+        tar.addfile(entry, io.BytesIO(content))
+    out.seek(0)
+    return out
+
+
+def test_tree_of_a_stopped_container_honours_its_mounts(phase: Phase, boxes: Boxes, tmp_path: Path) -> None:
+    """In every state a read-only bind is not written, nested mounts lie in their order, links stay inside."""
+    for name in ("outer", "inner", "closed"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "name").write_text(name)
+    (tmp_path / "outer/out").symlink_to("/../../closed")
+    box = phase(
+        replace(
+            _SPEC,
+            binds=(
+                Bind(source=str(tmp_path / "inner"), target="/mnt/outer/inner"),
+                Bind(source=str(tmp_path / "outer"), target="/mnt/outer"),
+                Bind(source=str(tmp_path / "closed"), target="/closed", read_only=True),
+            ),
+        )
+    )
+    assert boxes.read(box, "/mnt/outer/name") == b"outer"
+    assert boxes.read(box, "/mnt/outer/inner/name") == b"inner"
+    assert boxes.read(box, "/mnt/outer/out/name") == b"closed"
+    for path in ("/closed", "/closed/deep", "/mnt/outer/out"):
+        with pytest.raises(EngineError, match="cannot be written") as caught:
+            box.tree.write(path, _tar("file"))
+        assert "Read-only file system" in caught.value.seen
+    assert os.listdir(tmp_path / "closed") == ["name"]
+    box.tree.write("/mnt/outer", _tar("mine"))
+    assert (tmp_path / "outer/mine").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    "path", ["/scratch", "/scratch/deep/file", "/dev/shm/file", "/proc/1/comm", "/link/x"]
+)
+def test_tree_tells_what_is_empty_while_nothing_runs(boxes: Boxes, path: str) -> None:
+    """A tmpfs, /dev and /proc of a container that does not run are no place to read from or to write to."""
+    box = boxes.create(replace(_SPEC, tmpfs={"/scratch": 0}))
+    link = tarfile.TarInfo("link")
+    link.type, link.linkname = tarfile.SYMTYPE, "/scratch"
+    tar = io.BytesIO()
+    with tarfile.open(fileobj=tar, mode="w") as writer:
+        writer.addfile(link)
+    tar.seek(0)
+    box.tree.write("/", tar)
+    for _ in range(2):
+        with pytest.raises(PathMissing, match="only while the container runs"):
+            box.tree.stat(path)
+        with pytest.raises(PathMissing, match="only while the container runs"):
+            boxes.read(box, path)
+        with pytest.raises(SpecInvalid, match="cannot be written now"):
+            box.tree.write(path, _tar("file"))
+        box.start()
+        box.tree.write("/scratch", _tar("file"))
+        assert boxes.read(box, "/link/file") == b"file"
+        box.signal(9)
+        box.wait(_PATIENCE_S)
+
+
+def test_tree_has_volumes_while_others_start_it(boxes: Boxes) -> None:
+    """Reads, writes and a start at the same moment make the volumes once."""
+    config = ImageConfig(volumes=("/etc", "/data"))
+    box = boxes.create(_SPEC, config=config)
+    with ThreadPoolExecutor(8) as pool:
+        writes = [pool.submit(box.tree.write, "/data", _tar(f"file{n}")) for n in range(4)]
+        starts = [pool.submit(box.start) for _ in range(2)]
+        reads = [pool.submit(boxes.read, box, "/etc/passwd") for _ in range(2)]
+        for one in (*writes, *starts):
+            one.result(_PATIENCE_S)
+        assert all(b"root:" in one.result(_PATIENCE_S) for one in reads)
+    assert list(_entries(box, "/data")) == ["data", *(f"data/file{n}" for n in range(4))]
 
 
 def test_tree_of_the_generated_files_is_the_containers(boxes: Boxes) -> None:
-    """hosts can be read and written while it runs, and is no change of the image."""
-    box = boxes.start(_SPEC)
+    """hosts can be read and written in every state, is kept by a start, and is no change of the image."""
+    box = boxes.create(_SPEC)
+    before = boxes.read(box, "/etc/hosts")
+    box.tree.write("/etc", _tar_with("hosts", before + b"192.0.2.1 added\n"))
+    box.start()
+    assert boxes.read(box, "/etc/hosts") == before + b"192.0.2.1 added\n"
     assert box.ip.encode() in boxes.read(box, "/etc/hosts")
     box.tree.write("/etc", _tar("hosts"))
     assert boxes.read(box, "/etc/hosts") == b"hosts"
