@@ -19,6 +19,7 @@ from pytest_containers.engines.base import Network
 from pytest_containers.errors import SpecInvalid
 from pytest_containers.exits import signal_number
 from pytest_containers.probe import Probe, ProbeLike, as_probe, split
+from pytest_containers.resources import LimitsLike, UlimitsLike, limits_of, size_bytes, ulimits_of
 from pytest_containers.spec import Bind, ContainerSpec, Limits, Port, PullPolicy
 
 __all__ = ["Lifetime", "Options", "Order", "Scope"]
@@ -48,8 +49,6 @@ _PAIRS: Mapping[str, str] = {
 _SETS = frozenset(("aliases", "binds", "cap_add", "cap_drop", "ports"))
 # HOST_NAME_MAX of sethostname(2).
 _LONGEST_HOSTNAME = 64
-_UNITS: Mapping[str, int] = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
-_SIZE = re.compile(r"(?P<number>[0-9]+)(?P<unit>[bkmg]?)b?", re.IGNORECASE)
 
 
 class Options(TypedDict, total=False):
@@ -71,7 +70,9 @@ class Options(TypedDict, total=False):
     aliases: Iterable[str] | None
     ready: ProbeLike | str | None
     timeout: float | None
-    limits: Limits | None
+    limits: LimitsLike | None
+    ulimits: UlimitsLike | None
+    shm_size: int | str | None
     read_only: bool
     init: bool
     cap_add: Iterable[str] | None
@@ -127,7 +128,7 @@ class Order:
         """Return the features an engine must have for this, by their names in `Engine.features`."""
         wanted = {
             "init": self.spec.init,
-            "limits": self.spec.limits != Limits(),
+            "limits": replace(self.spec.limits, storage_bytes=None) != Limits(),
             "volumes": bool(self.named_volumes),
             "tmpfs": bool(self.spec.tmpfs),
             "binds": bool(self.spec.binds),
@@ -180,7 +181,8 @@ def _spec(options: Options, binds: tuple[Bind, ...]) -> ContainerSpec:
         },
         network=network.name if isinstance(network, Network) else network or "default",
         aliases=tuple(map(_name, _several("aliases", options.get("aliases")))),
-        limits=options.get("limits") or Limits(),
+        limits=_limits(options),
+        ulimits=ulimits_of(options.get("ulimits")),
         read_only=options.get("read_only", False),
         init=options.get("init", False),
         cap_add=tuple(_several("cap_add", options.get("cap_add"))),
@@ -191,6 +193,8 @@ def _spec(options: Options, binds: tuple[Bind, ...]) -> ContainerSpec:
         stop_signal=None if signal is None else str(signal_number(signal)),
         storage=_storage(options.get("storage")),
     )
+    if (shm := options.get("shm_size")) is not None:
+        spec = replace(spec, shm_bytes=_shm_bytes(shm))
     return spec if grace is None else replace(spec, stop_timeout_s=_seconds(grace))
 
 
@@ -215,6 +219,22 @@ def _policy(pull: PullPolicy | None) -> PullPolicy | None:
     if pull is not None and pull not in policies:
         raise SpecInvalid(f"{pull!r} does not say when to pull", mend=f"choose one of {', '.join(policies)}")
     return pull
+
+
+def _limits(options: Options) -> Limits:
+    limits = limits_of(options.get("limits"))
+    if limits.storage_bytes is not None and options.get("storage") == "disk":
+        raise SpecInvalid(
+            'limits= has storage, and storage="disk" has the room of its file system',
+            mend='leave out one of them: a limit of storage is for storage="memory"',
+        )
+    return limits
+
+
+def _shm_bytes(size: int | str) -> int:
+    if not (found := size_bytes(size)):
+        raise SpecInvalid(f"shm_size={size!r} leaves no room", mend='write a size as "256m", or leave it out')
+    return found
 
 
 def _storage(storage: Literal["memory", "disk"] | None) -> Literal["memory", "disk"]:
@@ -329,15 +349,8 @@ def _volumes(volumes: Mapping[_Host, str]) -> tuple[tuple[Bind, ...], tuple[str,
 
 def _tmpfs(tmpfs: Iterable[str] | Mapping[str, int | str] | None) -> dict[str, int]:
     if isinstance(tmpfs, Mapping):
-        return {_mount_point(path): _size(size) for path, size in tmpfs.items()}
+        return {_mount_point(path): size_bytes(size) for path, size in tmpfs.items()}
     return {_mount_point(path): 0 for path in _several("tmpfs", tmpfs)}
-
-
-def _size(size: int | str) -> int:
-    match = _SIZE.fullmatch(str(size))
-    if match is None:
-        raise SpecInvalid(f"{size!r} is not a size", mend='write bytes, or "64m"')
-    return int(match["number"]) * _UNITS[match["unit"].lower()]
 
 
 def _content(path: str, content: str | bytes | Path) -> bytes:

@@ -39,6 +39,7 @@ __all__ = [
     "Status",
     "Stream",
     "Transport",
+    "Ulimit",
 ]
 
 Transport = Literal["tcp", "udp"]
@@ -198,15 +199,25 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Ulimit:
+    """A limit of each process, named without RLIMIT_ as in ``nofile``; -1 is no limit (getrlimit(2))."""
+
+    name: str
+    soft: int
+    hard: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ContainerSpec:
     """What a test asked for, before the image's own config is laid under it.
 
     None means "as the image says". *ports* are exposed besides the image's. *tmpfs* maps a path
-    to its size in bytes (0: half of the memory that is free). *files* maps an absolute path to its content,
-    written before the first process runs. *lifetime* ``"run"`` gives one container of this name
-    to every process of the run, ``"owner"`` ends it with the connection that made it. A
-    *build_step* has the world of a RUN where that is not `docker run`'s: no variable HOSTNAME, no
-    name or address of its own in /etc/hosts, programs may be executed in a tmpfs.
+    to its size in bytes (0: half of the memory that is free), *shm_bytes* is the size of /dev/shm.
+    *files* maps an absolute path to its content, written before the first process runs. *lifetime*
+    ``"run"`` gives one container of this name to every process of the run, ``"owner"`` ends it with
+    the connection that made it. A *build_step* has the world of a RUN where that is not `docker
+    run`'s: no variable HOSTNAME, no name or address of its own in /etc/hosts, programs may be
+    executed in a tmpfs.
     """
 
     name: str
@@ -223,6 +234,8 @@ class ContainerSpec:
     network: str = "default"
     aliases: tuple[str, ...] = ()
     limits: Limits = Limits()
+    ulimits: tuple[Ulimit, ...] = ()
+    shm_bytes: int = 64 << 20
     read_only: bool = False
     init: bool = False
     cap_add: tuple[str, ...] = ()

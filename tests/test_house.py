@@ -43,6 +43,7 @@ FLOORS: Final = (
     ("names", 4),
     ("options", 4),
     ("order", 4),
+    ("resources", 4),
     ("factory", 4),
     ("ledger", 4),
     ("shelf", 4),

@@ -27,11 +27,11 @@ from pytest_containers.engines.native_store import StorePlace
 from pytest_containers.errors import EngineError, HostError, SpecInvalid, Unsupported
 from pytest_containers.inventory import RegistryAccess
 from pytest_containers.runtime import client, folders, messages, openfiles
-from pytest_containers.spec import ContainerSpec, ImageRecord, Limits
+from pytest_containers.spec import ContainerSpec, ImageRecord
 
 __all__ = ["NativeEngine", "fresh_run_folder", "preflight"]
 
-_FEATURES: Final = frozenset(("binds", "tmpfs", "run-lifetime", "internal-networks"))
+_FEATURES: Final = frozenset(("binds", "limits", "tmpfs", "run-lifetime", "internal-networks"))
 _END_S: Final = 10.0
 
 
@@ -154,8 +154,6 @@ class NativeEngine(Engine):
         return NativeHandle(connection, created, log, self._images, image, lease)
 
     def _refuse_what_is_missing(self, spec: ContainerSpec) -> None:
-        if spec.limits != Limits():
-            raise Unsupported.of(self.name, "limits", mend="leave limits= out")
         if spec.init:
             raise Unsupported.of(self.name, "init", mend="leave init= out, or run an init that the image has")
 

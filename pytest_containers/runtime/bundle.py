@@ -13,7 +13,7 @@ from typing import Final, Literal
 
 from pytest_containers.errors import SpecInvalid
 from pytest_containers.runtime import capabilities
-from pytest_containers.spec import Bind, ContainerSpec, ExecSpec, ImageConfig
+from pytest_containers.spec import Bind, ContainerSpec, ExecSpec, ImageConfig, Ulimit
 
 __all__ = ["DEFAULT_PATH", "KERNEL_FOLDERS", "Bundle", "Process", "bundle", "kernel_files", "process"]
 
@@ -32,6 +32,7 @@ class Process:
     workdir: str
     capabilities: int
     no_new_privs: bool
+    ulimits: tuple[Ulimit, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +53,7 @@ class Bundle:
     build_step: bool
     read_only: bool
     privileged: bool
+    shm_bytes: int
     interfaces: Literal["switch", "host", "none"] = "switch"
     roots: Mapping[str, str] = field(default_factory=dict)
     image_volumes: frozenset[str] = frozenset()
@@ -129,6 +131,7 @@ def bundle(spec: ContainerSpec, config: ImageConfig, container_id: str, *, held:
             workdir=spec.workdir or config.workdir or "/",
             capabilities=capabilities.granted(mask, held, spec.cap_add),
             no_new_privs=spec.no_new_privs,
+            ulimits=spec.ulimits,
         ),
         hostname=hostname,
         binds=spec.binds,
@@ -137,6 +140,7 @@ def bundle(spec: ContainerSpec, config: ImageConfig, container_id: str, *, held:
         build_step=spec.build_step,
         read_only=spec.read_only,
         privileged=spec.privileged,
+        shm_bytes=spec.shm_bytes,
     )
 
 
@@ -149,4 +153,5 @@ def process(spec: ExecSpec, container: Process) -> Process:
         workdir=spec.workdir or container.workdir,
         capabilities=container.capabilities,
         no_new_privs=container.no_new_privs,
+        ulimits=container.ulimits,
     )

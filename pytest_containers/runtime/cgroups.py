@@ -1,24 +1,40 @@
-"""Control groups: where this process is, and how much memory is left for containers there (floor 1).
+"""Control groups: where this process is, what memory is left there, and groups for containers (floor 1).
 
 Linux has two versions of control groups, and a machine may have both mounted (cgroups(7)). Version 1
 has a hierarchy for each controller; version 2 has one hierarchy for all.
+
+All groups of a run lie in one group of the run's, `pytest-containers-NAME`, in each hierarchy that is
+used. Groups that were there before are read and never changed. The run's groups are listed in its
+folder, so that whoever removes the folder removes them as well (`remove_listed`).
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Final, Literal
 
+from pytest_containers.errors import HostError
+from pytest_containers.spec import Limits
+
 __all__ = [
+    "Group",
+    "Groups",
     "Hierarchy",
     "Memory",
     "Placement",
     "hierarchies",
     "raised_oom_score",
+    "remove_listed",
 ]
 
+_PREFIX: Final = "pytest-containers-"
+_LIST: Final = "groups"
+# The period of the processor quota in microseconds, as the kernel begins with (sched-bwc.rst).
+_PERIOD_US: Final = 100_000
 # Half of the scale, whose unit is a thousandth of the memory in question (proc_pid_oom_score_adj(5)).
 _OOM_SCORE_RAISED: Final = 500
 _OOM_SCORE_MOST: Final = 1000
@@ -153,10 +169,13 @@ class Placement:
     """What a process of a container does to itself first, while it can still name the host's files."""
 
     oom_score_adj: int
+    groups: tuple[str, ...] = ()
 
     def take(self) -> None:
         """Go there. Raising oom_score_adj needs no capability (proc_pid_oom_score_adj(5))."""
         _write("/proc/self/oom_score_adj", str(self.oom_score_adj))
+        for folder in self.groups:
+            _write(f"{folder}/cgroup.procs", "0")
 
 
 class Memory:
@@ -171,6 +190,24 @@ class Memory:
             for folder in hierarchy.levels()
             if _memory_limit(hierarchy.version, folder) is not None
         )
+
+        own = (
+            _oom_counts(hierarchy.version, hierarchy.own)
+            for hierarchy in mounted
+            if "memory" in hierarchy.controllers
+        )
+        # The root of a hierarchy of version 2 has no such file; the machine's own count is in vmstat.
+        self._kills = next((file for file in own if os.path.exists(file)), "/proc/vmstat")
+        self._kills_before = self._oom_kills()
+
+    def _oom_kills(self) -> int:
+        return _counters(self._kills).get("oom_kill", 0)
+
+    def take_oom_kill(self) -> bool:
+        """Return whether the kernel has killed a process of our memory group that was not taken yet."""
+        taken = self._oom_kills() > self._kills_before
+        self._kills_before += taken
+        return taken
 
     def free_bytes(self) -> int:
         """Return how many bytes can be allocated before something is killed (an estimate).
@@ -207,3 +244,221 @@ def _counters_kib(path: str) -> dict[str, int]:
     """Return /proc/meminfo's lines, `name: number kB`, in bytes."""
     columns = (line.split() for line in _lines(path))
     return {column[0].rstrip(":"): int(column[1]) << 10 for column in columns if len(column) == 3}
+
+
+class Group:
+    """The control groups of one container, one folder in each hierarchy that a limit needs.
+
+    *folders* has the version of each folder's hierarchy.
+    """
+
+    def __init__(self, folders: Mapping[str, Literal[1, 2]]) -> None:
+        self._folders = folders
+
+    @property
+    def folders(self) -> tuple[str, ...]:
+        """The folders, into which a process of the container has to go."""
+        return tuple(self._folders)
+
+    def oom_kills(self) -> int:
+        """Return how many processes of the group the kernel has killed for want of memory."""
+        files = (_oom_counts(version, folder) for folder, version in self._folders.items())
+        return sum(_counters(file).get("oom_kill", 0) for file in files)
+
+    @property
+    def has_memory(self) -> bool:
+        """Whether the kernel counts the memory of this container apart."""
+        return any(os.path.exists(_oom_counts(version, one)) for one, version in self._folders.items())
+
+    def memory_bytes(self) -> int | None:
+        """Return the memory in use, but for page cache not used lately; None without that controller."""
+        for folder, version in self._folders.items():
+            used = _number(f"{folder}/{'memory.usage_in_bytes' if version == 1 else 'memory.current'}")
+            if used is not None:
+                cache = _counters(f"{folder}/memory.stat")
+                return max(0, used - cache.get("total_inactive_file" if version == 1 else "inactive_file", 0))
+        return None
+
+    def cpu_s(self) -> float | None:
+        """Return the processor time used in seconds; None where no group of this container counts it."""
+        for folder, version in self._folders.items():
+            if version == 2:
+                return _counters(f"{folder}/cpu.stat").get("usage_usec", 0) / 1e6
+            if (used := _number(f"{folder}/cpuacct.usage")) is not None:
+                return used / 1e9
+        return None
+
+    def pids(self) -> int | None:
+        """Return the number of processes and threads; None without the controller pids."""
+        found = (_number(f"{folder}/pids.current") for folder in self._folders)
+        return next((number for number in found if number is not None), None)
+
+
+class Groups:
+    """The groups of a run: one of the run's in each hierarchy that is used, and in it one a container.
+
+    Nothing is made before a container asks for limits.
+    """
+
+    def __init__(self, run_folder: str, mounted: tuple[Hierarchy, ...]) -> None:
+        self._list = os.path.join(run_folder, _LIST)
+        self._name = _PREFIX + os.path.basename(run_folder)
+        self._mounted = mounted
+        self._listed: set[str] = set()
+        self._enabled: dict[str, frozenset[str]] = {}
+
+    def make(self, container: str, limits: Limits) -> Group | None:
+        """Make the groups that *limits* need, named *container*; None where they need none.
+
+        Raises HostError where this machine has no group that can hold the limits.
+        """
+        settings = _settings(limits)
+        if not settings:
+            return None
+        made: dict[str, Literal[1, 2]] = {}
+        with contextlib.ExitStack() as undo:
+            for hierarchy, parent, names in self._places(frozenset(settings)):
+                folder = os.path.join(self._run_group(hierarchy, parent, names), container)
+                try:
+                    os.mkdir(folder)
+                    undo.callback(_remove, folder)
+                    for name in sorted(names):
+                        for file, text in settings[name][hierarchy.version - 1]:
+                            _write_if_there(f"{folder}/{file}", text)
+                except OSError as error:
+                    raise self._refused(frozenset(names), f"{folder}: {error}") from error
+                made[folder] = hierarchy.version
+            undo.pop_all()
+        return Group(made)
+
+    def remove(self, group: Group) -> None:
+        """Remove a container's groups, and the run's with the last one; the processes must have ended.
+
+        What cannot be removed now is removed at the run's end.
+        """
+        for folder in group.folders:
+            _remove(folder)
+            above = os.path.dirname(folder)
+            with contextlib.suppress(OSError):  # others are in it (rmdir(2), EBUSY)
+                os.rmdir(above)
+                self._enabled.pop(above, None)
+
+    def _places(self, names: frozenset[str]) -> Iterator[tuple[Hierarchy, str, frozenset[str]]]:
+        """Yield for each hierarchy that is needed the folder to make groups in, and what it limits.
+
+        A controller is in one hierarchy: of version 1 where it is mounted there, else of version 2.
+        There a group with processes cannot give controllers to groups below it, so the run's group
+        lies in the nearest group above ours that does (cgroup-v2.rst, "No Internal Process Constraint").
+        """
+        left = set(names)
+        for hierarchy in self._mounted:
+            found = frozenset(left & hierarchy.controllers)
+            if not found:
+                continue
+            if hierarchy.version == 1:
+                yield hierarchy, hierarchy.own, found
+            else:
+                given = {one: _words(f"{one}/cgroup.subtree_control") for one in hierarchy.levels()}
+                parent = next((one for one, names in given.items() if found <= names), None)
+                if parent is None:
+                    seen = "; ".join(
+                        f"{one} gives {' '.join(sorted(names)) or 'none'}" for one, names in given.items()
+                    )
+                    raise self._refused(found, f"controllers that groups may give: {seen}")
+                yield hierarchy, parent, found
+            left -= found
+        if left:
+            seen = "; ".join(
+                f"version {one.version} at {one.top}: {' '.join(sorted(one.controllers)) or 'no controllers'}"
+                for one in self._mounted
+            )
+            raise self._refused(frozenset(left), seen or "no control groups are mounted")
+
+    def _run_group(self, hierarchy: Hierarchy, parent: str, names: frozenset[str]) -> str:
+        """Return the run's group in *parent*, made where missing, that gives *names* to groups below."""
+        folder = os.path.join(parent, self._name)
+        try:
+            if folder not in self._listed:
+                # Listed first, so that whoever clears up knows of it at any moment.
+                with open(self._list, "a", encoding="utf-8", errors="surrogateescape") as file:
+                    file.write(f"{folder}\n")
+                self._listed.add(folder)
+            if folder not in self._enabled:
+                os.mkdir(folder)
+                self._enabled[folder] = frozenset()
+            if hierarchy.version == 2 and (new := names - self._enabled[folder]):
+                _write(f"{folder}/cgroup.subtree_control", " ".join(f"+{name}" for name in sorted(new)))
+                self._enabled[folder] |= new
+        except OSError as error:
+            raise self._refused(names, str(error)) from error
+        return folder
+
+    def _refused(self, names: frozenset[str], seen: str) -> HostError:
+        keywords = " and ".join(sorted(_KEYWORDS[name] for name in names))
+        return HostError(
+            f"no control group here can hold a limit of {keywords}",
+            seen=seen,
+            mend="leave it out of limits=, or run pytest where it may make control groups: as root of the"
+            " machine, or in a container that has writable ones (docker run --privileged --cgroupns=host)",
+        )
+
+
+# What a test calls the limit that each controller holds.
+_KEYWORDS: Final[Mapping[str, str]] = MappingProxyType({"memory": "memory", "cpu": "cpus", "pids": "pids"})
+_Settings = tuple[tuple[tuple[str, str], ...], tuple[tuple[str, str], ...]]
+
+
+def _settings(limits: Limits) -> dict[str, _Settings]:
+    """Return by controller the files to write and their content, in version 1 and in version 2.
+
+    What is in memory may not go to swap instead, or the limit would be of nothing that a test can see.
+    """
+    settings: dict[str, _Settings] = {}
+    if limits.memory_bytes is not None:
+        most = str(limits.memory_bytes)
+        settings["memory"] = (
+            (("memory.limit_in_bytes", most), ("memory.memsw.limit_in_bytes", most)),
+            (("memory.max", most), ("memory.swap.max", "0")),
+        )
+    if limits.cpus is not None:
+        quota = str(round(limits.cpus * _PERIOD_US))
+        settings["cpu"] = (
+            (("cpu.cfs_period_us", str(_PERIOD_US)), ("cpu.cfs_quota_us", quota)),
+            (("cpu.max", f"{quota} {_PERIOD_US}"),),
+        )
+    if limits.pids is not None:
+        settings["pids"] = ((("pids.max", str(limits.pids)),),) * 2
+    return settings
+
+
+def _write_if_there(path: str, text: str) -> None:
+    """Write a setting; the two of swap are not there on every kernel (cgroup-v1/memory.rst)."""
+    try:
+        _write(path, text)
+    except FileNotFoundError:
+        if "sw" not in os.path.basename(path):
+            raise
+
+
+def _oom_counts(version: Literal[1, 2], folder: str) -> str:
+    """Return the file that counts out-of-memory kills, those of groups below left out where that can be."""
+    return f"{folder}/{'memory.oom_control' if version == 1 else 'memory.events.local'}"
+
+
+def _remove(folder: str) -> None:
+    """Remove a group and those below it; one with processes in it stays (rmdir(2), EBUSY)."""
+    for place, _, _ in os.walk(folder, topdown=False):
+        with contextlib.suppress(OSError):
+            os.rmdir(place)
+
+
+def remove_listed(run_folder: str) -> None:
+    """Remove all groups of the run whose folder this is; the run must have ended."""
+    try:
+        listed = _lines(os.path.join(run_folder, _LIST))
+    except OSError:
+        return
+    for folder in listed:
+        # The folder is ours alone, and yet nothing is removed that does not bear a run's name.
+        if os.path.basename(folder) == _PREFIX + os.path.basename(run_folder):
+            _remove(folder)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from pytest_containers.errors import ContainersError, HostError, from_wire, to_wire
-from pytest_containers.runtime import userns
+from pytest_containers.runtime import cgroups, userns
 
 __all__ = ["SOCKET", "base", "end", "fresh", "hold", "make", "refusal", "refuse", "sweep", "withdraw"]
 
@@ -128,6 +128,7 @@ def _swept(path: Path) -> bool:
     else:
         if _is_awaited(path):
             return False
+        cgroups.remove_listed(str(path))
         shutil.rmtree(path, ignore_errors=True)
         return True
     finally:
@@ -135,7 +136,8 @@ def _swept(path: Path) -> bool:
 
 
 def end(folder: Path) -> None:
-    """Remove the run folder *folder*, and that of all runs where it was the last one."""
+    """Remove the run folder *folder*, the run's control groups, and the place of all runs after the last."""
+    cgroups.remove_listed(str(folder))
     shutil.rmtree(folder, ignore_errors=True)
     with suppress(HostError), hold():
         return

@@ -80,11 +80,14 @@ def enter(
     try:
         at("imports", roots.forbid_imports)
         at("out-of-memory score and control groups", placement.take)
+        if placement.groups:
+            # Made here and not at the clone: its root is the group that its first process is in.
+            at("control group namespace", lambda: syscalls.unshare(syscalls.CLONE_NEWCGROUP))
         at("keyring", syscalls.join_session_keyring)
         at("binds: detach from the host's files", lambda: trees.extend(detach(bundle)))
         at("mount points", lambda: points.append(mountpoints.open_list(snapshot)))
         at("proc", lambda: syscalls.mount("proc", f"{root}/proc", "proc", _SECURE))
-        at("dev", lambda: _dev(root, ground))
+        at("dev", lambda: _dev(root, ground, bundle.shm_bytes))
         at("sys", lambda: _sys(root, bundle))
         at("etc", lambda: lay_etc(root, snapshot))
         at("network: sysctls", lambda: None if bundle.interfaces == "host" else _sysctls(root))
@@ -157,7 +160,7 @@ def _inside(root: str, bind: Bind) -> int:
         return syscalls.open_tree(found, recursive=True)
 
 
-def _dev(root: str, ground: Ground) -> None:
+def _dev(root: str, ground: Ground, shm_bytes: int) -> None:
     """Lay out /dev (runtime-spec, config-linux.md, "Default Devices" and "Dev symbolic links").
 
     The nodes are binds onto a mount that refuses devices, so that what mknod(2) makes here opens
@@ -175,7 +178,7 @@ def _dev(root: str, ground: Ground) -> None:
         os.mkdir(f"{dev}/{name}", 0o755)
     options = "newinstance,ptmxmode=0666,mode=0620,gid=5"
     syscalls.mount("devpts", f"{dev}/pts", "devpts", syscalls.MS_NOSUID | syscalls.MS_NOEXEC, options)
-    syscalls.mount("shm", f"{dev}/shm", "tmpfs", _SECURE, f"mode=1777,{size}")
+    syscalls.mount("shm", f"{dev}/shm", "tmpfs", _SECURE, f"mode=1777,{tmpfs_size(shm_bytes)}")
     with suppress(OSError):  # POSIX message queues are a kernel option (mq_overview(7))
         syscalls.mount("mqueue", f"{dev}/mqueue", "mqueue", _SECURE)
 

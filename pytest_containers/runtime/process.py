@@ -12,9 +12,12 @@ import errno
 import fcntl
 import json
 import os
+import resource
 import signal
 import stat
 import struct
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Final, NoReturn
 
 from pytest_containers.errors import (
@@ -27,6 +30,7 @@ from pytest_containers.errors import (
 )
 from pytest_containers.runtime import accounts, capabilities, syscalls
 from pytest_containers.runtime.bundle import DEFAULT_PATH, Process
+from pytest_containers.spec import Ulimit
 
 __all__ = ["SYNC", "become", "fail", "take_descriptors"]
 
@@ -35,6 +39,16 @@ SYNC: Final = 3
 _EXTRA: Final = 4
 _PT_INTERP: Final = 3
 _HEAD_BYTES: Final = 4096
+# The names without RLIMIT_, by the kernel's numbers (include/uapi/asm-generic/resource.h).
+_RESOURCES: Final[Mapping[str, int]] = MappingProxyType(
+    {
+        name: number
+        for number, name in enumerate(
+            "cpu fsize data stack core rss nproc nofile memlock as locks sigpending msgqueue nice"
+            " rtprio rttime".split()
+        )
+    }
+)
 
 
 def take_descriptors(stdin: int, stdout: int, stderr: int, sync: int, extra: int = -1) -> None:
@@ -68,6 +82,7 @@ def become(process: Process, *, last_capability: int) -> NoReturn:
     env.setdefault("HOME", account.home)
     _enter_workdir(process.workdir)
     os.umask(0o022)
+    _set_limits(process.ulimits)
     _reset_signals()
     _own_streams(account)
     os.setsid()
@@ -92,6 +107,20 @@ def _enter_workdir(path: str) -> None:
             seen="it is a file, or lies below one" if is_file else str(error),
             mend="pass workdir= a folder, or a path that can be made one",
         ) from error
+
+
+def _set_limits(ulimits: tuple[Ulimit, ...]) -> None:
+    """Set the limits of the process, while CAP_SYS_RESOURCE is there to raise them (setrlimit(2))."""
+    for limit in ulimits:
+        number = _RESOURCES[limit.name]
+        try:
+            resource.setrlimit(number, (limit.soft, limit.hard))
+        except (OSError, ValueError, OverflowError) as error:
+            raise StartError(
+                f"the limit {limit.name} cannot be {limit.soft}:{limit.hard}",
+                seen=f"{error}; it is {':'.join(map(str, resource.getrlimit(number)))} here",
+                mend="choose a lower one in ulimits=; nofile may be as high as /proc/sys/fs/nr_open",
+            ) from error
 
 
 def _reset_signals() -> None:

@@ -174,7 +174,8 @@ class Requests:
                 bare=request.bare,
             )
             undo.callback(snapshot.discard, files)
-            sandbox = Sandbox(self._run, container_id, spec, wanted, files, endpoint)
+            group = self._run.groups.make(container_id[:12], spec.limits)
+            sandbox = Sandbox(self._run, container_id, spec, wanted, files, endpoint, group)
             undo.pop_all()
         with contextlib.ExitStack() as undo:
             undo.callback(sandbox.close)

@@ -9,7 +9,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
 
@@ -56,6 +56,7 @@ class Run:
     network: int
     hosts_network: int
     memory: cgroups.Memory
+    groups: cgroups.Groups
     placement: cgroups.Placement
 
 
@@ -70,6 +71,7 @@ class Sandbox:
         bundle: Bundle,
         files: Snapshot,
         endpoint: Endpoint,
+        group: cgroups.Group | None = None,
     ) -> None:
         self.run = run
         self.id = container_id
@@ -77,7 +79,8 @@ class Sandbox:
         self.bundle = bundle
         self.snapshot = files
         self.endpoint = endpoint
-        self.placement = run.placement
+        self.group = group
+        self.placement = replace(run.placement, groups=group.folders) if group else run.placement
         self.log = logs.create_log(run.folder)
         self.seed = -1
         self.lease = -1
@@ -90,6 +93,8 @@ class Sandbox:
         self.exit: ExitStatus | None = None
         self.started_at = 0.0
         self.finished_at = 0.0
+        self._killed = False
+        self._oom_kills = 0
         self._writer = logs.LogWriter(self.log)
         self._pipes: dict[int, Callable[[], None]] = {}
 
@@ -123,7 +128,7 @@ class Sandbox:
 
     def born(self, child: syscalls.Child) -> None:
         """Note that the first process runs."""
-        self.child, self.exit = child, None
+        self.child, self.exit, self._killed = child, None, False
         self.started_at, self.finished_at = time.time(), 0.0
         self.run.loop.watch(child.pidfd, self.reap)
 
@@ -136,6 +141,7 @@ class Sandbox:
             return
         self.run.loop.forget(self.child.pidfd, self.reap)
         self.run.loop.close(self.child.pidfd)
+        status = replace(status, oom_killed=self._out_of_memory(status))
         self.child, self.exit, self.finished_at = None, status, time.time()
         # With pid 1 all processes of the namespace are dead, so the pipes hold the last of it.
         for pipe, drain in tuple(self._pipes.items()):
@@ -143,9 +149,21 @@ class Sandbox:
             if pipe in self._pipes:  # a descriptor went out of the container; Docker waits no more either
                 self._end_pipe(pipe)
 
+    def _out_of_memory(self, status: ExitStatus) -> bool:
+        """Return whether the kernel has killed a process of this start for want of memory.
+
+        Without a memory group of its own that is told of a first process alone: one that was killed and
+        not by us, while the kernel's count of such kills has risen.
+        """
+        if self.group is not None and self.group.has_memory:
+            before, self._oom_kills = self._oom_kills, self.group.oom_kills()
+            return self._oom_kills > before
+        return status.signal == signal.SIGKILL and not self._killed and self.run.memory.take_oom_kill()
+
     def kill(self, number: int) -> None:
         """Signal the first process; one that has ended is left in peace."""
         if self.child is not None:
+            self._killed = self._killed or number == signal.SIGKILL
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self.child.pidfd, number)
 
@@ -174,6 +192,7 @@ class Sandbox:
             *((partial(os.close, lease),) if lease >= 0 else ()),
             partial(os.close, self.log),
             partial(self.run.loop.close, self.turn),
+            *((partial(self.run.groups.remove, self.group),) if self.group is not None else ()),
             partial(self.run.switch.release, self.endpoint),
         )
 
@@ -271,12 +290,14 @@ def start(sandbox: Sandbox) -> Recipe[None]:
 
 def _clone(sandbox: Sandbox) -> syscalls.Child:
     """Clone the child; one on the host's network inherits it from us, who go there for that moment."""
+    # With groups of its own it goes there first, and only then into a control group namespace.
+    namespaces = _NAMESPACES & ~syscalls.CLONE_NEWCGROUP if sandbox.placement.groups else _NAMESPACES
     if sandbox.bundle.interfaces != "host":
-        return syscalls.clone(_NAMESPACES)
+        return syscalls.clone(namespaces)
     syscalls.setns(sandbox.run.hosts_network, syscalls.CLONE_NEWNET)
     child = None
     try:
-        child = syscalls.clone(_NAMESPACES & ~syscalls.CLONE_NEWNET)
+        child = syscalls.clone(namespaces & ~syscalls.CLONE_NEWNET)
     finally:
         if child is None or child.pid:
             syscalls.setns(sandbox.run.network, syscalls.CLONE_NEWNET)

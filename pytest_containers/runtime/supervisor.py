@@ -97,6 +97,7 @@ def _begin(folder: str) -> tuple[Run, syscalls.Child]:
     syscalls.unshare(syscalls.CLONE_NEWNET)
     switch = Switch.open(host, line=line, routed=os.geteuid() == 0)
     host.close()
+    mounted = cgroups.hierarchies()
     return Run(
         folder=folder,
         loop=loop,
@@ -107,7 +108,8 @@ def _begin(folder: str) -> tuple[Run, syscalls.Child]:
         held_capabilities=capabilities.held(),
         network=_own_network(),
         hosts_network=hosts_network,
-        memory=cgroups.Memory(cgroups.hierarchies()),
+        memory=cgroups.Memory(mounted),
+        groups=cgroups.Groups(folder, mounted),
         placement=cgroups.Placement(oom_score_adj=cgroups.raised_oom_score()),
     ), helper
 

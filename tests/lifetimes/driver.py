@@ -22,7 +22,7 @@ from pytest_containers.engines.base import Handle
 from pytest_containers.engines.native import NativeEngine
 from pytest_containers.errors import ContainersError
 from pytest_containers.runtime import client, syscalls
-from pytest_containers.spec import ContainerSpec, ExecSpec
+from pytest_containers.spec import ContainerSpec, ExecSpec, Limits
 
 _LATE: Final = """
 import os, sys
@@ -58,6 +58,18 @@ class Driver:
         self._handles[name] = handle
         handle.start()
         return f"{name} {handle.ip} {handle.id} {handle.state().started_at}"
+
+    def limited(self, name: str) -> str:
+        """Start a container with limits, which has control groups of its own; answer with its id."""
+        spec = ContainerSpec(
+            name=name,
+            command=("sleep", self._mark),
+            limits=Limits(memory_bytes=64 << 20, cpus=1.0, pids=100),
+        )
+        handle = self._engine.create(spec, self._engine.images.pull("host"))
+        self._handles[name] = handle
+        handle.start()
+        return handle.id
 
     def many(self, count: str, prefix: str) -> str:
         """Start *count* containers one after the other, and say so after each."""

@@ -266,6 +266,46 @@ ARGUMENTS: Final = (
         "'tape'",
         "disk",
     ),
+    case(
+        'a limit that is none: `limits={"mem_limit": "1g"}`',
+        starts('"host", limits={"mem_limit": "1g"}'),
+        "SpecInvalid",
+        "'mem_limit'",
+        "'memory'",
+    ),
+    case(
+        'a limit that nothing can start with: `limits={"memory": "1m"}`',
+        starts('"host", limits={"memory": "1m"}'),
+        "SpecInvalid",
+        "memory of",
+        "6m",
+    ),
+    case(
+        'a limit of what lies on disk: `limits={"storage": "1g"}`',
+        starts('"host", storage="disk", limits={"storage": "1g"}'),
+        "SpecInvalid",
+        "disk",
+    ),
+    case(
+        'a limit of a process that is none: `ulimits={"nofiles": 1024}`',
+        starts('"host", ulimits={"nofiles": 1024}'),
+        "SpecInvalid",
+        "'nofiles'",
+        "'nofile'",
+    ),
+    case(
+        "a soft limit above the hard one",
+        starts('"host", ulimits={"nofile": (2048, 1024)}'),
+        "SpecInvalid",
+        "2048",
+    ),
+    case(
+        "a limit that the kernel refuses",
+        starts('"host", command="true", ulimits={"nofile": 1 << 40}'),
+        "StartError",
+        "nofile",
+    ),
+    case("no shared memory: `shm_size=0`", starts('"host", shm_size=0'), "SpecInvalid", "shm_size=0"),
     case("a probe that is none: `ready=80`", starts('"host", ready=80'), "SpecInvalid", "80 is not a probe"),
     case(
         "`env_file=` is not there", starts('"host", env_file="./no-such.env"'), "SpecInvalid", "no-such.env"
@@ -342,6 +382,5 @@ LACKING: Final = (
         "data",
         "./path",
     ),
-    case("`limits=`", starts('"127.0.0.1:1/app", limits=Limits(pids=10)'), "Unsupported", "limits"),
     case("`init=True`", starts('"127.0.0.1:1/app", init=True'), "Unsupported", "init"),
 )

@@ -29,11 +29,8 @@ _PATIENCE_S: Final = scaled(1.0)
 _LOOK_AGAIN_S: Final = 0.02
 # What any run has on the machine while it lasts: its uplink, with a route, and its folder.
 _ANY_RUNS: Final = re.compile(r"\bptc[0-9a-f]+$|/pytest-containers-")
-_RUN_FOLDERS: Final = (
-    "/var/tmp/pytest-containers-*/*",
-    "/sys/fs/cgroup/*/pytest-containers*",
-    "/sys/fs/cgroup/pytest-containers*",
-)
+_RUN_FOLDERS: Final = "/var/tmp/pytest-containers-*/*"
+_GROUPS: Final = "pytest-containers-"
 
 
 def _parents() -> dict[int, tuple[int, str]]:
@@ -80,6 +77,12 @@ def _own_traces(*, contained: bool) -> frozenset[str]:
     return frozenset((*_children(contained=contained), *_descriptors()))
 
 
+def _groups() -> Iterator[str]:
+    """Yield the control groups of all runs, wherever they lie."""
+    for folder, names, _ in os.walk("/sys/fs/cgroup"):
+        yield from (os.path.join(folder, name) for name in names if name.startswith(_GROUPS))
+
+
 def _shared_traces() -> frozenset[str]:
     """Return what the machine would still have after the end of every process of ours."""
     mounts = Path("/proc/self/mountinfo").read_text().splitlines()
@@ -90,7 +93,8 @@ def _shared_traces() -> frozenset[str]:
             *(f"mount {line.split()[4]} ({line.rpartition(' - ')[2]})" for line in mounts),
             *(f"interface {name}" for _, name in socket.if_nameindex()),
             *(f"route {column[1]}/{column[7]} by {column[0]}" for column in routes),
-            *(f"folder {path}" for pattern in _RUN_FOLDERS for path in glob.glob(pattern)),
+            *(f"folder {path}" for path in glob.glob(_RUN_FOLDERS)),
+            *(f"control group {path}" for path in _groups()),
             f"net.ipv4.ip_forward = {forward}",
         )
     )

@@ -6,7 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from pytest_containers.runtime.cgroups import Memory, Placement, hierarchies, raised_oom_score
+from pytest_containers.errors import HostError
+from pytest_containers.runtime.cgroups import (
+    Groups,
+    Hierarchy,
+    Memory,
+    Placement,
+    hierarchies,
+    raised_oom_score,
+    remove_listed,
+)
+from pytest_containers.spec import Limits
 from tests.plugins.groups import bounded_group, memory_hierarchy
 from tests.runtime.conftest import Apart
 
@@ -106,3 +116,65 @@ def test_placement_raises_the_score(apart: Apart) -> None:
 
     assert apart(take) == min(1000, own + 500)
     assert int(Path("/proc/self/oom_score_adj").read_text()) == own
+
+
+def _hierarchy(top: Path, own: str, *given: str) -> Hierarchy:
+    """Return version 2 mounted at *top*, whose groups give these controllers, the mount point's first."""
+    folder = top
+    for part, names in zip(("", *Path(own).parts), given, strict=True):
+        folder = folder / part
+        folder.mkdir(exist_ok=True)
+        (folder / "cgroup.subtree_control").write_text(names)
+    return Hierarchy(version=2, controllers=frozenset(("memory", "pids")), top=str(top), own=str(top / own))
+
+
+def test_limit_without_a_group_that_gives_it_is_refused(tmp_path: Path) -> None:
+    """Where no group above ours gives a controller to others the error names what each of them gives."""
+    hierarchy = _hierarchy(tmp_path / "mounted", "slice/session", "pids", "pids", "")
+    groups = Groups(str(tmp_path), (hierarchy,))
+    with pytest.raises(HostError) as caught:
+        groups.make("box", Limits(memory_bytes=64 << 20))
+    assert "limit of memory" in str(caught.value)
+    assert f"{hierarchy.own} gives none" in str(caught.value)
+    assert "slice gives pids" in str(caught.value)
+
+
+def test_limit_of_a_controller_that_is_nowhere_is_refused(tmp_path: Path) -> None:
+    """A controller that no mounted hierarchy has is refused with what the hierarchies have."""
+    hierarchy = _hierarchy(tmp_path / "mounted", "session", "pids", "")
+    for mounted, words in (((hierarchy,), "memory pids"), ((), "no control groups are mounted")):
+        with pytest.raises(HostError) as caught:
+            Groups(str(tmp_path), mounted).make("box", Limits(cpus=1.0))
+        assert "limit of cpus" in str(caught.value)
+        assert words in str(caught.value)
+
+
+def test_group_that_cannot_be_made_is_told_and_leaves_nothing(tmp_path: Path) -> None:
+    """A hierarchy that takes no settings is refused by its path, and what was made is removed."""
+    top = tmp_path / "mounted"
+    top.mkdir()
+    hierarchy = Hierarchy(version=1, controllers=frozenset(("pids",)), top=str(top), own=str(top))
+    with pytest.raises(HostError, match=r"pids\.max"):
+        Groups(str(tmp_path), (hierarchy,)).make("box", Limits(pids=5))
+    assert not list(top.glob("*/box"))
+
+
+def test_groups_without_a_limit_are_none(tmp_path: Path) -> None:
+    """No limit needs no group, and nothing is made."""
+    assert Groups(str(tmp_path), ()).make("box", Limits(storage_bytes=1 << 20)) is None
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_listed_groups_are_removed_by_name_alone(tmp_path: Path) -> None:
+    """Of what the list of a run names, only folders that bear the run's name are removed."""
+    run = tmp_path / "0badcafe"
+    run.mkdir()
+    ours, others = tmp_path / "pytest-containers-0badcafe", tmp_path / "pytest-containers-1"
+    for folder in (ours / "box", others, tmp_path / "foreign"):
+        folder.mkdir(parents=True)
+    (run / "groups").write_text(f"{ours}\n{others}\n{tmp_path / 'foreign'}\n/nowhere\n")
+    remove_listed(str(run))
+    assert not ours.exists()
+    assert others.exists()
+    assert (tmp_path / "foreign").exists()
+    remove_listed(str(others))
