@@ -13,11 +13,12 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Final, Literal
 
 from pytest_containers.errors import HostError
+from pytest_containers.runtime import syscalls
 from pytest_containers.spec import Limits
 
 __all__ = [
@@ -166,16 +167,35 @@ def raised_oom_score() -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Placement:
-    """What a process of a container does to itself first, while it can still name the host's files."""
+    """Where a process of a container goes first, while it can still name the host's files.
+
+    *groups* are folders of version 1, *begin* is one of version 2, in which the process begins.
+    """
 
     oom_score_adj: int
     groups: tuple[str, ...] = ()
+    begin: str = ""
+
+    def clone(self, flags: int) -> syscalls.Child:
+        """Clone a process that begins in the group of version 2; the others are taken by the child.
+
+        A process that is moved there later would wait for all forks of the machine (kernel/cgroup/cgroup.c,
+        cgroup_attach_lock), some milliseconds.
+        """
+        if not self.begin:
+            return syscalls.clone(flags)
+        folder = os.open(self.begin, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            return syscalls.clone(flags, folder)
+        finally:
+            os.close(folder)
 
     def take(self) -> None:
         """Go there. Raising oom_score_adj needs no capability (proc_pid_oom_score_adj(5))."""
         _write("/proc/self/oom_score_adj", str(self.oom_score_adj))
         for folder in self.groups:
-            _write(f"{folder}/cgroup.procs", "0")
+            # A thread that moves itself, by `tasks` and not `cgroup.procs`, needs no such wait.
+            _write(f"{folder}/tasks", "0")
 
 
 class Memory:
@@ -257,8 +277,14 @@ class Group:
 
     @property
     def folders(self) -> tuple[str, ...]:
-        """The folders, into which a process of the container has to go."""
+        """The folders of the groups."""
         return tuple(self._folders)
+
+    def placement(self, plain: Placement) -> Placement:
+        """Return *plain* with the groups that a process of the container has to go to."""
+        first = tuple(folder for folder, version in self._folders.items() if version == 1)
+        second = (folder for folder, version in self._folders.items() if version == 2)
+        return replace(plain, groups=first, begin=next(second, ""))
 
     def oom_kills(self) -> int:
         """Return how many processes of the group the kernel has killed for want of memory."""

@@ -49,7 +49,7 @@ def execute(
         ours, sync = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         scope.enter_context(ours)
         with sync:
-            first = syscalls.clone(0)
+            first = sandbox.placement.clone(0)
             if first.pid == 0:
                 _enter(sandbox, wanted, streams, sync.fileno())
         undo.callback(_give_up, first, ours)

@@ -80,7 +80,7 @@ class Sandbox:
         self.snapshot = files
         self.endpoint = endpoint
         self.group = group
-        self.placement = replace(run.placement, groups=group.folders) if group else run.placement
+        self.placement = group.placement(run.placement) if group else run.placement
         self.log = logs.create_log(run.folder)
         self.seed = -1
         self.lease = -1
@@ -291,13 +291,14 @@ def start(sandbox: Sandbox) -> Recipe[None]:
 def _clone(sandbox: Sandbox) -> syscalls.Child:
     """Clone the child; one on the host's network inherits it from us, who go there for that moment."""
     # With groups of its own it goes there first, and only then into a control group namespace.
-    namespaces = _NAMESPACES & ~syscalls.CLONE_NEWCGROUP if sandbox.placement.groups else _NAMESPACES
+    placement = sandbox.placement
+    namespaces = _NAMESPACES & ~syscalls.CLONE_NEWCGROUP if sandbox.group else _NAMESPACES
     if sandbox.bundle.interfaces != "host":
-        return syscalls.clone(namespaces)
+        return placement.clone(namespaces)
     syscalls.setns(sandbox.run.hosts_network, syscalls.CLONE_NEWNET)
     child = None
     try:
-        child = syscalls.clone(namespaces & ~syscalls.CLONE_NEWNET)
+        child = placement.clone(namespaces & ~syscalls.CLONE_NEWNET)
     finally:
         if child is None or child.pid:
             syscalls.setns(sandbox.run.network, syscalls.CLONE_NEWNET)

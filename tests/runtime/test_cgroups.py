@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -178,3 +179,25 @@ def test_listed_groups_are_removed_by_name_alone(tmp_path: Path) -> None:
     assert others.exists()
     assert (tmp_path / "foreign").exists()
     remove_listed(str(others))
+
+
+@pytest.mark.kernel
+def test_process_begins_in_a_group_of_version_2() -> None:
+    """A child that is cloned into a group is there from its first moment, and its parent stays."""
+    hierarchy = next(one for one in hierarchies() if one.version == 2)
+    group = Path(hierarchy.own, f"pytest-containers-test-{os.getpid()}")
+    group.mkdir()
+    read, write = os.pipe()
+    try:
+        child = Placement(oom_score_adj=0, begin=str(group)).clone(0)
+        if child.pid == 0:
+            os.write(write, Path("/proc/self/cgroup").read_bytes())
+            os._exit(0)
+        os.waitid(os.P_PIDFD, child.pidfd, os.WEXITED)
+        os.close(child.pidfd)
+        assert group.name in os.read(read, 4096).decode()
+        assert group.name not in Path("/proc/self/cgroup").read_text()
+    finally:
+        os.close(read)
+        os.close(write)
+        group.rmdir()
