@@ -141,13 +141,11 @@ class NativeHandle(Handle):
             env=spec.env,
             timeout_s=spec.timeout_s,
         )
-        with openfiles.explained(client.WHO), tempfile.TemporaryFile() as stdin:
-            stdin.write(spec.stdin)
-            stdin.seek(0)
-            with _Capture() as captured:
-                future = self._connection.post(request, (stdin.fileno(), *captured.theirs))
-                exited, _ = captured.until(future)
-                stdout, stderr = captured.contents
+        with openfiles.explained(client.WHO), _Feed(spec.stdin) as feed, _Capture() as captured:
+            future = self._connection.post(request, (feed.theirs, *captured.theirs))
+            feed.give()
+            exited, _ = captured.until(future, feed)
+            stdout, stderr = captured.contents
         if exited.exit_code < 0:
             raise TimeoutError(f"{list(spec.argv)} did not end within {spec.timeout_s:g} s")
         reason = f"{exited.reason}\n".encode() if exited.reason else b""
@@ -236,6 +234,45 @@ def _drain(pipe: int, take: Callable[[bytes], object]) -> bool:
     return moved
 
 
+class _Feed:
+    """A pipe with what a process is to read: a file would be the host's, which the process could fill.
+
+    A memory file has a file system as well, which open_by_handle_at(2) looks into; a pipe has none.
+    """
+
+    def __init__(self, content: bytes) -> None:
+        self._left = memoryview(content)
+        self.theirs, self.ours = os.pipe2(os.O_CLOEXEC)
+        os.set_blocking(self.ours, False)
+
+    def give(self) -> None:
+        """Keep the writing end alone, which is the descriptor `ours` until all is written, then -1."""
+        os.close(self.theirs)
+        self.theirs = -1
+        self.feed()
+
+    def feed(self) -> None:
+        """Write what the pipe takes now, and close it after the last of it or when nobody reads any more."""
+        with contextlib.suppress(BlockingIOError):
+            try:
+                while self._left:
+                    self._left = self._left[os.write(self.ours, self._left[:_CHUNK_BYTES]) :]
+            except BrokenPipeError:
+                self._left = self._left[:0]
+            os.close(self.ours)
+            self.ours = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for descriptor in (self.theirs, self.ours):
+            if descriptor >= 0:
+                os.close(descriptor)
+
+
 class _Capture:
     """Two pipes that a process writes into while we wait for something else."""
 
@@ -266,8 +303,8 @@ class _Capture:
             os.close(descriptor)
         self._wake.__exit__(kind, error, trace)
 
-    def until(self, future: Future[_Answer]) -> _Answer:
-        """Read both pipes until *future* is there, then what they hold at that moment.
+    def until(self, future: Future[_Answer], feed: _Feed) -> _Answer:
+        """Read both pipes, and feed the third, until *future* is there; then read what they hold.
 
         Not until their ends: a process left in the background may keep them open for ever.
         """
@@ -275,8 +312,15 @@ class _Capture:
         poll = select.poll()
         for descriptor in (self._pipes[0][0], self._pipes[1][0], self._wake.descriptor):
             poll.register(descriptor, select.POLLIN)
+        writing = feed.ours
+        if writing >= 0:
+            poll.register(writing, select.POLLOUT)
         while not future.done():
-            poll.poll()
+            if writing in {ready for ready, _ in poll.poll()}:
+                feed.feed()
+                if feed.ours < 0:
+                    poll.unregister(writing)
+                    writing = -1
             self._drain()
         self._drain()
         return future.result()

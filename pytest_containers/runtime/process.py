@@ -136,8 +136,8 @@ def _reset_signals() -> None:
 
 
 def _own_streams(account: accounts.Account) -> None:
-    """Let a process that is not root open /dev/stdout, which is our pipe."""
-    for descriptor in (1, 2):
+    """Let a process that is not root open /dev/stdin and /dev/stdout, which are our pipes."""
+    for descriptor in (0, 1, 2):
         if stat.S_ISFIFO(os.fstat(descriptor).st_mode):
             os.fchown(descriptor, account.uid, account.gid)
 
