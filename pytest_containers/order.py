@@ -20,6 +20,7 @@ from pytest_containers.errors import SpecInvalid
 from pytest_containers.exits import signal_number
 from pytest_containers.probe import Probe, ProbeLike, as_probe, split
 from pytest_containers.resources import LimitsLike, UlimitsLike, limits_of, size_bytes, ulimits_of
+from pytest_containers.seccomp_profile import parse as parse_profile
 from pytest_containers.spec import Bind, ContainerSpec, Limits, Port, PullPolicy
 
 __all__ = ["Lifetime", "Options", "Order", "Scope"]
@@ -79,6 +80,7 @@ class Options(TypedDict, total=False):
     cap_drop: Iterable[str] | None
     privileged: bool
     no_new_privs: bool
+    seccomp: _Host | None
     labels: Mapping[str, str] | None
     stop_signal: int | str | None
     stop_timeout: float | None
@@ -189,6 +191,7 @@ def _spec(options: Options, binds: tuple[Bind, ...]) -> ContainerSpec:
         cap_drop=tuple(_several("cap_drop", options.get("cap_drop"))),
         privileged=options.get("privileged", False),
         no_new_privs=options.get("no_new_privs", False),
+        seccomp=_seccomp(options.get("seccomp")),
         labels=dict(_table("labels", options.get("labels"))),
         stop_signal=None if signal is None else str(signal_number(signal)),
         storage=_storage(options.get("storage")),
@@ -323,6 +326,22 @@ def _env_file(path: _Host | None) -> dict[str, str]:
         elif name.strip() in os.environ:
             env[name.strip()] = os.environ[name.strip()]
     return _env(env)
+
+
+def _seccomp(profile: _Host | None) -> str | None:
+    """Return the text of the profile in a file; it is read whole here, so that its mistakes are told here."""
+    if profile is None or profile == "unconfined":
+        return profile
+    try:
+        text = Path(profile).read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise SpecInvalid(
+            f"seccomp {profile} cannot be read",
+            seen=str(error),
+            mend='name a file with a profile in Docker\'s form, or "unconfined"',
+        ) from error
+    parse_profile(text, os.fspath(profile))
+    return text
 
 
 def _volumes(volumes: Mapping[_Host, str]) -> tuple[tuple[Bind, ...], tuple[str, ...]]:

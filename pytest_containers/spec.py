@@ -217,7 +217,8 @@ class ContainerSpec:
     ``"run"`` gives one container of this name to every process of the run, ``"owner"`` ends it with
     the connection that made it. A *build_step* has the world of a RUN where that is not `docker
     run`'s: no variable HOSTNAME, no name or address of its own in /etc/hosts, programs may be
-    executed in a tmpfs.
+    executed in a tmpfs. *seccomp* is the text of a profile in Docker's form, "unconfined", or None
+    for the engine's own.
     """
 
     name: str
@@ -242,6 +243,7 @@ class ContainerSpec:
     cap_drop: tuple[str, ...] = ()
     privileged: bool = False
     no_new_privs: bool = False
+    seccomp: str | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
     stop_signal: str | None = None
     stop_timeout_s: float = 10.0

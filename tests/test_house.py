@@ -22,6 +22,7 @@ PACKAGE: Final = "pytest_containers"
 # A module's floor is that of the first prefix its dotted name stands under.
 FLOORS: Final = (
     ("spec", 0),
+    ("seccomp_profile", 0),
     ("errors", 0),
     ("progress", 0),
     ("inventory", 0),

@@ -50,6 +50,38 @@ def test_order_reads_what_is_run(tmp_path: Path) -> None:
     assert order.needs("run") == ("init", "limits", "run-lifetime")
 
 
+def test_order_reads_a_profile_of_system_calls(tmp_path: Path) -> None:
+    """A profile's text arrives in the spec, of a path as text or as Path; one word means no filter."""
+    file = tmp_path / "profile.json"
+    file.write_text('{"defaultAction": "SCMP_ACT_ALLOW"}')
+    for given in (file, str(file)):
+        assert Order.of("host", seccomp=given).spec.seccomp == '{"defaultAction": "SCMP_ACT_ALLOW"}'
+    assert Order.of("host", seccomp="unconfined").spec.seccomp == "unconfined"
+    assert Order.of("host", seccomp=None).spec.seccomp is None
+    assert Order.of("host").spec.seccomp is None
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (None, "cannot be read"),
+        (b"\xff\xfe", "cannot be read"),
+        (b"{}", "defaultAction cannot be meant"),
+        (b"no", "is no seccomp profile"),
+    ],
+)
+def test_order_refuses_a_profile_that_cannot_be_meant(
+    tmp_path: Path, content: bytes | None, told: str
+) -> None:
+    """A file that is missing, no text, no JSON or no profile is told before anything starts."""
+    file = tmp_path / "profile.json"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(SpecInvalid, match=told) as caught:
+        Order.of("host", seccomp=file)
+    assert str(file) in caught.value.what
+
+
 def test_order_reads_what_is_around(tmp_path: Path) -> None:
     """What a test says about names, network and files arrives in the spec."""
     (tmp_path / "file").write_text("host")

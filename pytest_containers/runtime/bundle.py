@@ -13,6 +13,7 @@ from typing import Final, Literal
 
 from pytest_containers.errors import SpecInvalid
 from pytest_containers.runtime import capabilities
+from pytest_containers.runtime.seccomp.filters import UNCONFINED, Filter, system_call_filter
 from pytest_containers.spec import Bind, ContainerSpec, ExecSpec, ImageConfig, Ulimit
 
 __all__ = ["DEFAULT_PATH", "KERNEL_FOLDERS", "Bundle", "Process", "bundle", "kernel_files", "process"]
@@ -24,7 +25,10 @@ KERNEL_FOLDERS: Final = ("/dev", "/proc", "/sys")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Process:
-    """One process to be: *env* as ``KEY=value``, *capabilities* as a bit mask."""
+    """One process to be: *env* as ``KEY=value``, *capabilities* as a bit mask.
+
+    *filter* judges its system calls, None where nothing does.
+    """
 
     argv: tuple[str, ...]
     env: tuple[str, ...]
@@ -33,6 +37,7 @@ class Process:
     capabilities: int
     no_new_privs: bool
     ulimits: tuple[Ulimit, ...] = ()
+    filter: Filter | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,15 +128,19 @@ def bundle(spec: ContainerSpec, config: ImageConfig, container_id: str, *, held:
     base = (f"PATH={DEFAULT_PATH}", *(() if spec.build_step else (f"HOSTNAME={hostname}",)))
     covered = {posixpath.normpath(target) for target in (*(bind.target for bind in spec.binds), *spec.tmpfs)}
     mask = capabilities.resolve(spec.cap_add, spec.cap_drop, privileged=spec.privileged)
+    mask = capabilities.granted(mask, held, spec.cap_add)
+    # As in Docker a privileged container has no filter, unless a profile was named for it.
+    profile = UNCONFINED if spec.privileged and spec.seccomp is None else spec.seccomp
     return Bundle(
         process=Process(
             argv=_argv(spec, config),
             env=_merged_env(base, config.env, _pairs(spec.env)),
             user=config.user if spec.user is None else spec.user,
             workdir=spec.workdir or config.workdir or "/",
-            capabilities=capabilities.granted(mask, held, spec.cap_add),
+            capabilities=mask,
             no_new_privs=spec.no_new_privs,
             ulimits=spec.ulimits,
+            filter=system_call_filter(profile, capabilities.names_in(mask), last=spec.no_new_privs),
         ),
         hostname=hostname,
         binds=spec.binds,
@@ -154,4 +163,5 @@ def process(spec: ExecSpec, container: Process) -> Process:
         capabilities=container.capabilities,
         no_new_privs=container.no_new_privs,
         ulimits=container.ulimits,
+        filter=container.filter,
     )

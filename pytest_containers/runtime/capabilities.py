@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final
 
 from pytest_containers.errors import HostError, SpecInvalid
 from pytest_containers.runtime import syscalls
 
-__all__ = ["DEFAULT", "NAMES", "apply_bounding", "apply_sets", "granted", "held", "resolve"]
+__all__ = ["DEFAULT", "NAMES", "apply_bounding", "apply_sets", "granted", "held", "names_in", "resolve"]
 
 # In the order of include/uapi/linux/capability.h: the place in the tuple is the number.
 NAMES: Final = tuple(
@@ -41,20 +42,33 @@ def resolve(add: tuple[str, ...], drop: tuple[str, ...], *, privileged: bool = F
     """Return the bit mask of the capabilities a container gets (capabilities(7)).
 
     As in Docker, ``ALL`` may be added or dropped and single names then count on top:
-    ``drop=["ALL"], add=["CHOWN"]`` leaves CHOWN. A name both added and dropped is dropped, where
-    Docker adds it. Raises SpecInvalid.
+    ``drop=["ALL"], add=["CHOWN"]`` leaves CHOWN, ``add=["ALL"], drop=["CHOWN"]`` all others. A name that
+    is both added and dropped is added. Raises SpecInvalid. Source:
+    https://github.com/moby/moby/blob/v28.0.0/daemon/pkg/oci/caps/utils.go, "TweakCapabilities".
     """
-    dropped = frozenset[str]().union(*(_known(name) for name in drop))
-    added = frozenset[str]().union(*(_known(name) for name in add))
-    drops_all = any(name.upper().removeprefix("CAP_") == "ALL" for name in drop)
     names: frozenset[str]
-    if privileged:
+    if privileged or _is_all(add):
         names = frozenset(NAMES)
-    elif drops_all:
-        names = added
+        if not privileged:
+            names -= _named(name for name in drop if not _is_all((name,)))
+    elif _is_all(drop):
+        names = _named(add)
     else:
-        names = (DEFAULT | added) - dropped
+        names = (DEFAULT - _named(drop)) | _named(add)
     return sum(1 << NAMES.index(name) for name in names)
+
+
+def _is_all(names: tuple[str, ...]) -> bool:
+    return any(name.upper().removeprefix("CAP_") == "ALL" for name in names)
+
+
+def _named(names: Iterable[str]) -> frozenset[str]:
+    return frozenset[str]().union(*(_known(name) for name in names))
+
+
+def names_in(mask: int) -> frozenset[str]:
+    """Return the names of the capabilities in a bit mask."""
+    return frozenset(name for number, name in enumerate(NAMES) if mask >> number & 1)
 
 
 def held() -> int:

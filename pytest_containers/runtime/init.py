@@ -100,8 +100,7 @@ def enter(
         at("mounts", lambda: lay(bundle, trees, points[0]))
         at("files", _files)
         at("read-only root", lambda: _seal(bundle))
-        # Control groups and seccomp have their places here: the parent puts us into the group
-        # before the exec, the filter is the last thing before it (runtime-spec, "Lifecycle").
+        # Control groups have their place here: the parent puts us into the group before the exec.
         at("process", lambda: process.become(bundle.process, last_capability=last_capability))
     except ContainersError as error:
         process.fail(error)

@@ -117,14 +117,18 @@ def _enter(sandbox: Sandbox, wanted: Process, streams: tuple[int, int, int], syn
         syscalls.hide_from_tracers()
         roots.forbid_imports()
         sandbox.placement.take()
+        # All execs of a run would share the supervisor's (keyrings(7)).
+        syscalls.join_session_keyring()
         join(sandbox)
         process.take_descriptors(*streams, sync)
         openfiles.restore(sandbox.run.open_files)
+        # Nobody in the container sees this process: the second alone is in its process id namespace.
+        prepared = process.prepare(wanted, last_capability=sandbox.run.last_capability)
         second = syscalls.clone(syscalls.CLONE_PARENT)
         if second.pid:
             os.write(process.SYNC, _PID + str(second.pid).encode())
             os._exit(0)
-        process.become(wanted, last_capability=sandbox.run.last_capability)
+        process.execute(prepared)
     except ContainersError as error:
         _fail(sync, error)
     except OSError as error:

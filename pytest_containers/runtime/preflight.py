@@ -49,7 +49,13 @@ def checks(store: Path | None = None) -> tuple[Check, ...]:
     """
     with tempfile.TemporaryDirectory(prefix="pytest-containers-") as folder:
         tried = _tried(folder)
-    return (*tried, _control_groups(), _memory(), _disk(store or Path(tempfile.gettempdir())))
+    return (
+        *tried,
+        _control_groups(),
+        _system_calls(),
+        _memory(),
+        _disk(store or Path(tempfile.gettempdir())),
+    )
 
 
 def _tried(folder: str) -> tuple[Check, ...]:
@@ -267,6 +273,20 @@ def _control_groups() -> Check:
     else:
         seen = "version 1" if Path("/proc/self/cgroup").exists() else "none"
     return Check(step="control groups", ok=True, seen=seen)
+
+
+def _system_calls() -> Check:
+    """Tell whether containers get a filter of system calls (seccomp(2)); they run without one too."""
+    from pytest_containers.runtime import syscalls
+    from pytest_containers.runtime.seccomp.numbers import AUDIT_ARCH
+
+    machine = os.uname().machine
+    seen = f"filtered on {machine}"
+    if machine not in AUDIT_ARCH:
+        seen = f"not filtered: no table of the calls of {machine}"
+    elif not syscalls.has_seccomp_filters():
+        seen = "not filtered: the kernel has no filters"
+    return Check(step="system calls", ok=True, seen=seen)
 
 
 def _memory() -> Check:

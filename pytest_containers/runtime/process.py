@@ -1,8 +1,9 @@
 """How a child becomes the process the user asked for (floor 1).
 
-The last steps of every start and every exec, inside the container's root: working folder, limits,
-signals, account, capabilities, exec. The order is the kernel's: the bounding set falls while
-SETPCAP is still held, groups before the user, capabilities after it (capabilities(7)).
+The last steps of every start and every exec, inside the container's root: working folder, signals,
+account, capabilities, filter of system calls, exec. The order is the kernel's: the bounding set falls
+while SETPCAP is still held, the filter is loaded while SYS_ADMIN is (seccomp(2)), groups come before the
+user, capabilities after it (capabilities(7)).
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import stat
 import struct
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Final, NoReturn
+from typing import Final, NamedTuple, NoReturn
 
 from pytest_containers.errors import (
     CommandNotExecutable,
@@ -30,9 +31,10 @@ from pytest_containers.errors import (
 )
 from pytest_containers.runtime import accounts, capabilities, syscalls
 from pytest_containers.runtime.bundle import DEFAULT_PATH, Process
+from pytest_containers.runtime.seccomp.filters import Filter
 from pytest_containers.spec import Ulimit
 
-__all__ = ["SYNC", "become", "fail", "take_descriptors"]
+__all__ = ["SYNC", "Prepared", "become", "execute", "fail", "prepare", "take_descriptors"]
 
 # Where the child keeps the socket its parent listens on; closed by the exec, which is the news.
 SYNC: Final = 3
@@ -72,10 +74,27 @@ def fail(error: ContainersError) -> NoReturn:
         os._exit(error.exit_code)
 
 
+class Prepared(NamedTuple):
+    """What `prepare` leaves to `execute`; *filter* where it is still to be loaded."""
+
+    argv: tuple[str, ...]
+    env: dict[str, str]
+    filter: Filter | None
+
+
 def become(process: Process, *, last_capability: int) -> NoReturn:
     """Turn this process into *process*; raises StartError or its kin where that fails.
 
     *last_capability* is the highest one the kernel knows: /proc may be out of sight by now.
+    """
+    execute(prepare(process, last_capability=last_capability))
+
+
+def prepare(process: Process, *, last_capability: int) -> Prepared:
+    """Give this process the user, the capabilities and the filter of *process*, and the rest of it.
+
+    A process that an exec makes does this before it clones the one that runs in the container: what others
+    there see, and may trace with SYS_PTRACE, never had more (ptrace(2), "access mode checking").
     """
     account = accounts.lookup(process.user)
     env = dict(pair.split("=", 1) for pair in process.env)
@@ -85,15 +104,27 @@ def become(process: Process, *, last_capability: int) -> NoReturn:
     _set_limits(process.ulimits)
     _reset_signals()
     _own_streams(account)
-    os.setsid()
     capabilities.apply_bounding(process.capabilities, last_capability)
+    if process.filter is not None and not process.no_new_privs:
+        syscalls.load_seccomp_filter(*process.filter)
     os.setgroups(account.groups)
     os.setgid(account.gid)
     os.setuid(account.uid)
     capabilities.apply_sets(process.capabilities, root=account.uid == 0)
-    if process.no_new_privs:
-        syscalls.no_new_privileges()
-    _exec(process.argv, env)
+    # Another user makes the kernel forget that we are hidden (fs.suid_dumpable, proc_sys_fs(5)).
+    syscalls.hide_from_tracers()
+    if not process.no_new_privs:
+        return Prepared(process.argv, env, None)
+    syscalls.no_new_privileges()
+    return Prepared(process.argv, env, process.filter)
+
+
+def execute(prepared: Prepared) -> NoReturn:
+    """Begin a session and execute what was prepared."""
+    os.setsid()
+    if prepared.filter is not None:
+        syscalls.load_seccomp_filter(*prepared.filter)
+    _exec(prepared.argv, prepared.env)
 
 
 def _enter_workdir(path: str) -> None:

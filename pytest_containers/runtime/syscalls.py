@@ -40,8 +40,10 @@ __all__ = [
     "clone",
     "close_range",
     "fsopen_overlay",
+    "has_seccomp_filters",
     "hide_from_tracers",
     "join_session_keyring",
+    "load_seccomp_filter",
     "mount",
     "no_new_privileges",
     "open_plain",
@@ -94,6 +96,11 @@ _SYS_MOUNT_SETATTR: Final = 442
 _SYS_RT_SIGACTION: Final = MappingProxyType({"x86_64": 13, "aarch64": 134, "riscv64": 134})
 _SYS_KEYCTL: Final = MappingProxyType({"x86_64": 250, "aarch64": 219, "riscv64": 219})
 _KEYCTL_JOIN_SESSION_KEYRING: Final = 1
+_SYS_CLONE: Final = MappingProxyType({"x86_64": 56, "aarch64": 220, "riscv64": 220})
+_SYS_SECCOMP: Final = MappingProxyType({"x86_64": 317, "aarch64": 277, "riscv64": 277})
+_SECCOMP_SET_MODE_FILTER: Final = 1
+_SECCOMP_GET_ACTION_AVAIL: Final = 2
+_SECCOMP_RET_ERRNO: Final = 0x0005_0000
 
 _SIGCHLD: Final = 17
 _PR_SET_PDEATHSIG: Final = 1
@@ -134,6 +141,12 @@ class _CloneArgs(ctypes.Structure):
     ]
 
 
+class _FilterProgram(ctypes.Structure):
+    """struct sock_fprog: the number of instructions and where they are (seccomp(2))."""
+
+    _fields_ = [("length", ctypes.c_ushort), ("instructions", ctypes.c_char_p)]
+
+
 class _OpenHow(ctypes.Structure):
     """struct open_how (openat2(2))."""
 
@@ -166,22 +179,30 @@ def clone(flags: int, cgroup: int = -1) -> Child:
     *cgroup* is a descriptor of a folder of control groups version 2, in which the child begins
     (CLONE_INTO_CGROUP, Linux 5.7). Like os.fork, the interpreter's own state is mended in the child.
     Call it in a process with one thread only: CLONE_NEWUSER refuses others and locks of other threads
-    stay taken for ever.
+    stay taken for ever. With CLONE_PARENT and no *cgroup* it is the older clone(2), which a filter
+    of system calls lets pass where it refuses clone3: the caller has one already.
     """
     pidfd = ctypes.c_int(-1)
     arguments = _CloneArgs(
         flags=flags | _CLONE_PIDFD,
         pidfd=ctypes.addressof(pidfd),
-        # With CLONE_PARENT the exit signal is the caller's own, and naming one is EINVAL (clone(2)).
-        exit_signal=0 if flags & CLONE_PARENT else _SIGCHLD,
+        exit_signal=_SIGCHLD,
     )
     size = _CLONE_ARGS_FIRST_BYTES
+    if flags & CLONE_PARENT:
+        arguments.exit_signal = 0  # it is the caller's own, and to name one is EINVAL (clone(2))
     if cgroup >= 0:
         arguments.flags |= _CLONE_INTO_CGROUP
         arguments.cgroup = cgroup
         size = ctypes.sizeof(arguments)
+    older = _SYS_CLONE.get(os.uname().machine) if flags & CLONE_PARENT and cgroup < 0 else None
     ctypes.pythonapi.PyOS_BeforeFork()
-    pid = _libc.syscall(ctypes.c_long(_SYS_CLONE3), ctypes.byref(arguments), ctypes.c_size_t(size))
+    if older is not None:
+        # The pidfd goes where the thread id would be told to the parent (clone(2), CLONE_PIDFD).
+        words = (flags | _CLONE_PIDFD | _SIGCHLD, 0, ctypes.addressof(pidfd), 0, 0)
+        pid = _libc.syscall(ctypes.c_long(older), *(ctypes.c_ulong(word) for word in words))
+    else:
+        pid = _libc.syscall(ctypes.c_long(_SYS_CLONE3), ctypes.byref(arguments), ctypes.c_size_t(size))
     number = ctypes.get_errno()
     if pid == 0:
         ctypes.pythonapi.PyOS_AfterFork_Child()
@@ -387,6 +408,31 @@ def hide_from_tracers() -> None:
 def no_new_privileges() -> None:
     """Let no exec grant what the caller does not have (PR_SET_NO_NEW_PRIVS(2const))."""
     _prctl("PR_SET_NO_NEW_PRIVS", _PR_SET_NO_NEW_PRIVS, 1)
+
+
+def has_seccomp_filters() -> bool:
+    """Return whether the kernel runs filters of system calls (seccomp(2), SECCOMP_GET_ACTION_AVAIL)."""
+    number = _SYS_SECCOMP.get(os.uname().machine)
+    if number is None:
+        return False
+    try:
+        _syscall("seccomp", number, _SECCOMP_GET_ACTION_AVAIL, 0, struct.pack("=I", _SECCOMP_RET_ERRNO))
+    except OSError:
+        return False
+    return True
+
+
+def load_seccomp_filter(program: bytes, flags: int) -> None:
+    """Let *program*, an array of struct sock_filter, judge every later call of this process (seccomp(2)).
+
+    Needs SYS_ADMIN, or that `no_new_privileges` was called before.
+    """
+    whole = _FilterProgram(len(program) // 8, program)
+    number = ctypes.c_long(_SYS_SECCOMP[os.uname().machine])
+    result = _libc.syscall(
+        number, ctypes.c_long(_SECCOMP_SET_MODE_FILTER), ctypes.c_long(flags), ctypes.byref(whole)
+    )
+    _checked(result, "seccomp")
 
 
 def cap_drop_bounding(number: int) -> None:

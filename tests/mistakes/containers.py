@@ -182,6 +182,34 @@ ARGUMENTS: Final = (
         "'NET_ADMINS'",
     ),
     case(
+        'a profile that is not there: `seccomp="strict"`',
+        starts('"host", command="true", seccomp="strict"'),
+        "SpecInvalid",
+        "unconfined",
+    ),
+    case(
+        "a profile with an action that is none",
+        """
+        import pathlib
+        rules = '[{"names": ["sync"], "action": "DENY"}]'
+        text = f'{{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": {rules}}}'
+        pathlib.Path("strict.json").write_text(text)
+        container("host", command="true", seccomp="strict.json")
+        """,
+        "SpecInvalid",
+        "syscalls[0].action",
+    ),
+    case(
+        "a profile that refuses what every start calls",
+        """
+        import pathlib
+        pathlib.Path("strict.json").write_text('{"defaultAction": "SCMP_ACT_ERRNO"}')
+        container("host", command="true", seccomp="strict.json", no_new_privs=True)
+        """,
+        "SpecInvalid",
+        "execve",
+    ),
+    case(
         'a name that peers could not resolve: `name="my box"`',
         starts('"host", name="my box"'),
         "SpecInvalid",

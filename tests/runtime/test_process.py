@@ -103,6 +103,25 @@ def test_process_may_gain_privileges_unless_told_otherwise(run: Run, *, wanted: 
     assert fields["NoNewPrivs"] == expected
 
 
+@pytest.mark.parametrize(
+    ("spec", "expected"),
+    [
+        (_SPEC, "2"),
+        (replace(_SPEC, user="1000"), "2"),
+        (replace(_SPEC, no_new_privs=True), "2"),
+        (replace(_SPEC, cap_add=("SYS_ADMIN",)), "2"),
+        (replace(_SPEC, seccomp='{"defaultAction": "SCMP_ACT_ALLOW"}'), "2"),
+        (replace(_SPEC, seccomp="unconfined"), "0"),
+        (replace(_SPEC, privileged=True), "0"),
+        (replace(_SPEC, privileged=True, seccomp='{"defaultAction": "SCMP_ACT_ALLOW"}'), "2"),
+    ],
+    ids=["root", "user", "no new privileges", "admin", "profile", "unconfined", "privileged", "both"],
+)
+def test_process_has_a_filter_of_system_calls(run: Run, spec: ContainerSpec, expected: str) -> None:
+    """Mode 2 is a filter; a privileged container has none unless a profile is named (seccomp(2))."""
+    assert _status(run, spec)["Seccomp"] == expected
+
+
 @pytest.mark.parametrize(("wanted", "expected"), [(False, "0"), (True, "1000")])
 def test_set_user_id_program_works_unless_told_otherwise(
     run: Run, tmp_path: Path, *, wanted: bool, expected: str
