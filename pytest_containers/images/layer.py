@@ -238,7 +238,7 @@ class _Layer:
             )
         if not hidden:
             raise LayerCorrupt(f"the layer's whiteout {_shown(entry)} names nothing")
-        folder = self._tree.known_folder(path)
+        folder = self._tree.covering_folder(path)
         # Whiteouts inside a folder that is itself hidden occur in images made with aufs.
         if folder is None:
             return

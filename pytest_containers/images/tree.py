@@ -1,9 +1,10 @@
 """The folder a layer is unpacked into, seen through the layers below it.
 
 A layer is written in the form overlayfs mounts (docs.kernel.org, filesystems/overlayfs.html,
-"whiteouts and opaque directories"): only what the layer itself holds. Where a name of the layer
-passes through a folder or a symbolic link that only a lower layer has, it means what it would
-mean in the merged view. Every step is one name relative to an open folder, no link followed by
+"whiteouts and opaque directories"): only what the layer itself holds. Each layer is applied by
+itself, as docker's overlay2 and podman do: where a name of the layer passes through a symbolic link
+or a file that only a lower layer has, a folder takes that one's place; links of the layer itself
+are followed. Every step is one name relative to an open folder, no link followed by
 the kernel, so that no sequence of entries can lead outside (openat(2), O_NOFOLLOW).
 """
 
@@ -104,12 +105,12 @@ class MergedTree:
             os.close(oldest.descriptor)
 
     def folder(self, path: bytes) -> Folder:
-        """Return the folder that *path* means in the merged view, made in the layer itself.
+        """Return the folder that *path* means in this layer, made where it is not there.
 
-        Links are resolved inside the tree: ``..`` at the root stays there, an absolute target
-        starts there (as chroot(2) would have it). Folders of lower layers are copied up, missing
-        ones made. Raises LayerCorrupt where *path* passes through a file, too many links or is
-        too long.
+        Links of this layer are resolved inside the tree: ``..`` at the root stays there, an absolute
+        target starts there (as chroot(2) would have it). Folders of lower layers are copied up; what
+        else lower layers have in the way is hidden by a new folder. Raises LayerCorrupt where *path*
+        passes through a file of this layer, too many links or is too long.
         """
         found = self._walk(path, make=True)
         if found is None:
@@ -117,10 +118,14 @@ class MergedTree:
         return found
 
     def known_folder(self, path: bytes) -> Folder | None:
-        """Return the same where this layer or a lower one has it, else None."""
+        """Return the same where this layer has it or a lower one has the folder, else None."""
         return self._walk(path, make=False)
 
-    def _walk(self, path: bytes, *, make: bool) -> Folder | None:
+    def covering_folder(self, path: bytes) -> Folder | None:
+        """Return what `known_folder` does, and make it where lower layers have a link or file in the way."""
+        return self._walk(path, make=False, cover=True)
+
+    def _walk(self, path: bytes, *, make: bool, cover: bool = False) -> Folder | None:
         real = self._meaning.get(path, path)
         if real in self._merged:
             return self._reach(real)
@@ -136,7 +141,7 @@ class MergedTree:
                 continue
             step = here + b"/" + name if here else name
             if step not in self._open:
-                target = self._enter(self._reach(here), name, make=make)
+                target = self._enter(self._reach(here), name, make=make, cover=cover)
                 if target is None:
                     return None
                 if target:
@@ -293,7 +298,7 @@ class MergedTree:
                 return False
         return True
 
-    def _enter(self, parent: Folder, name: bytes, *, make: bool) -> bytes | None:
+    def _enter(self, parent: Folder, name: bytes, *, make: bool, cover: bool) -> bytes | None:
         """Open *name* in *parent*; return the target of a link, else nothing (None: it is not there)."""
         path = parent.join(name)
         if len(path) > PATH_LIMIT or path.count(b"/") >= _DEPTH_LIMIT:
@@ -302,16 +307,14 @@ class MergedTree:
             self._keep(path, os.open(name, _FOLDER, dir_fd=parent.descriptor))
             return b""
         above = self.above(parent, name)
-        below = self.below(parent, name) if above is None else Below(status=above)
-        if below.status is not None and stat.S_ISLNK(below.status.st_mode):
+        if above is not None and stat.S_ISLNK(above.st_mode):
             self._followed.add(path)
-            if above is not None:
-                return os.fsencode(os.readlink(name, dir_fd=parent.descriptor))
-            return os.fsencode(os.readlink(path, dir_fd=below.layer))
+            return os.fsencode(os.readlink(name, dir_fd=parent.descriptor))
+        below = self.below(parent, name) if above is None else Below()
+        make = make or (cover and below.status is not None)
         if not make and not below.merged:
             return None
-        hidden = above is not None and is_whiteout(above)
-        if below.status is not None and not below.merged and not hidden:
+        if above is not None and not is_whiteout(above):
             raise _unusable(path, "it is a file and not a folder")
         self.make_folder(parent, name)
         # make_folder may have opened it, to make it opaque.

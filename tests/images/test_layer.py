@@ -139,22 +139,94 @@ def test_last_part_is_never_followed(tar: MakeTar, into: Path, tmp_path: Path) -
     assert not (into / "b").is_symlink()
 
 
-def test_parent_link_of_a_lower_layer_is_seen(tar: MakeTar, into: Path, lower: Path, tree: Listing) -> None:
-    """A link that only a lower layer has is followed and not covered by a folder."""
-    (lower / "usr/bin").mkdir(parents=True)
-    (lower / "usr/bin").chmod(0o711)
-    (lower / "bin").symlink_to("usr/bin")
-    _unpack(tar().file("bin/tool", b"x"), into, lower)
-    assert set(tree(into)) == {"usr", "usr/bin", "usr/bin/tool"}
-    assert stat.S_IMODE((into / "usr/bin").stat().st_mode) == 0o711
+@pytest.fixture
+def way(lower: Path) -> Callable[[str], None]:
+    """Return what puts something of a kind at ``lib`` of the lower layer, beside ``usr/lib/old``."""
+
+    def put(kind: str) -> None:
+        (lower / "usr/lib").mkdir(parents=True)
+        (lower / "usr/lib/old").write_bytes(b"old")
+        match kind:
+            case "link":
+                (lower / "lib").symlink_to("usr/lib")
+            case "absolute link":
+                (lower / "lib").symlink_to("/usr/lib")
+            case "link to a link":
+                (lower / "lib").symlink_to("lib64")
+                (lower / "lib64").symlink_to("usr/lib")
+            case "dangling link":
+                (lower / "lib").symlink_to("nowhere")
+            case "file":
+                (lower / "lib").write_bytes(b"")
+            case _:
+                os.mkfifo(lower / "lib")
+
+    return put
 
 
-def test_folder_entry_replaces_a_lower_link(tar: MakeTar, into: Path, lower: Path, tree: Listing) -> None:
-    """The last part of a name is not followed, also where it is a lower layer's link."""
-    (lower / "usr").mkdir()
-    (lower / "bin").symlink_to("usr")
-    _unpack(tar().file("bin/a").folder("bin").file("bin/b"), into, lower)
-    assert set(tree(into)) == {"usr", "usr/a", "bin", "bin/b"}
+_WAYS = ["link", "absolute link", "link to a link", "dangling link", "file", "fifo"]
+
+
+@pytest.mark.parametrize("kind", _WAYS)
+@pytest.mark.parametrize("depth", [0, 1])
+def test_folder_takes_the_place_of_what_lower_layers_have_in_the_way(
+    tar: MakeTar,
+    into: Path,
+    lower: Path,
+    tmp_path: Path,
+    way: Callable[[str], None],
+    tree: Listing,
+    kind: str,
+    depth: int,
+) -> None:
+    """A name below a link or file of a lower layer makes a folder, and nothing is written elsewhere."""
+    way(kind)
+    between = [tmp_path / f"between-{number}" for number in range(depth)]
+    for folder in between:
+        folder.mkdir()
+    _unpack(tar().file("lib/deep/new", b"x"), into, lower, *between)
+    assert set(tree(into)) == {"lib", "lib/deep", "lib/deep/new"}
+    assert stat.S_IMODE((into / "lib").stat().st_mode) == 0o755
+
+
+@pytest.mark.parametrize("kind", _WAYS)
+def test_link_of_a_lower_layer_leads_no_entry_elsewhere(
+    tar: MakeTar, into: Path, lower: Path, way: Callable[[str], None], tree: Listing, kind: str
+) -> None:
+    """Links, folders, whiteouts and opaque marks below it are of the new folder as well."""
+    way(kind)
+    layer = tar().symlink("lib/a", "x").folder("lib/b").file("lib/c").link("lib/d", "lib/c")
+    _unpack(layer.file("lib/.wh.old").file("lib/.wh..wh..opq"), into, lower)
+    assert set(tree(into)) == {"lib", "lib/a", "lib/b", "lib/c", "lib/d"}
+
+
+@pytest.mark.parametrize("kind", _WAYS)
+def test_whiteout_below_a_lower_link_makes_a_folder_too(
+    tar: MakeTar, into: Path, lower: Path, way: Callable[[str], None], tree: Listing, kind: str
+) -> None:
+    """A layer that only removes a file there hides the link: so docker's overlay2 applies it."""
+    way(kind)
+    _unpack(tar().file("lib/.wh.old"), into, lower)
+    assert set(tree(into)) == {"lib"}
+    assert (into / "lib").is_dir()
+
+
+def test_hard_link_through_a_lower_link_has_no_target(
+    tar: MakeTar, into: Path, lower: Path, way: Callable[[str], None]
+) -> None:
+    """The target of a hard link is looked for without following links of lower layers."""
+    way("link")
+    with pytest.raises(LayerCorrupt, match="no file to link to"):
+        _unpack(tar().link("copy", "lib/old"), into, lower)
+
+
+def test_link_that_the_layer_makes_anew_is_followed(
+    tar: MakeTar, into: Path, lower: Path, way: Callable[[str], None], tree: Listing
+) -> None:
+    """A layer that brings the link itself puts what is below it where the link leads."""
+    way("link")
+    _unpack(tar().symlink("lib", "usr/lib").file("lib/new", b"x"), into, lower)
+    assert set(tree(into)) == {"lib", "usr", "usr/lib", "usr/lib/new"}
 
 
 def test_folder_of_a_lower_layer_keeps_what_it_is(tar: MakeTar, into: Path, lower: Path) -> None:

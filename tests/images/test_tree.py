@@ -118,12 +118,6 @@ def test_whiteout_of_nothing_is_nothing(tar: MakeTar, into: Path, lower: Path, t
     assert set(tree(into)) == {"top"}
 
 
-def test_whiteout_through_a_lower_link_hides_the_target(tar: MakeTar, into: Path, lower: Path) -> None:
-    """The parents of a whiteout are resolved like those of a file."""
-    _unpack(tar().file("link/.wh.old"), into, lower)
-    assert _is_whiteout(into / "d/old")
-
-
 def test_folder_that_held_whiteouts_alone_is_hidden(
     tar: MakeTar, into: Path, lower: Path, merged: Callable[..., set[str]]
 ) -> None:

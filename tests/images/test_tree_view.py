@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import os
 import shutil
@@ -79,26 +80,60 @@ def _clear(path: str) -> None:
         os.unlink(path)
 
 
-def _link(target: str, path: str) -> None:
+def _folder(path: str, own: set[str], *, make: bool) -> str:
+    """Return the real folder that *path* means; links that are not the layer's *own* are not followed.
+
+    What a lower layer has in the way of a folder goes. Raises OSError where *make* does not allow it.
+    """
+    here = ""
+    todo = [part for part in path.split("/") if part]
+    links = 0
+    while todo:
+        part = todo.pop(0)
+        if part == "..":
+            here = here.rpartition("/")[0]
+            continue
+        step = f"{here}/{part}"
+        if os.path.islink(step) and step in own:
+            links += 1
+            if links > 40:
+                raise OSError(errno.ELOOP, path)
+            target = os.readlink(step)
+            todo = [one for one in target.split("/") if one] + todo
+            here = "" if target.startswith("/") else here
+            continue
+        if os.path.islink(step) or not os.path.isdir(step):
+            if not make or step in own:
+                raise NotADirectoryError(path)
+            _clear(step)
+            os.mkdir(step)
+            own.add(step)
+        here = step
+    return here
+
+
+def _link(target: str, path: str, own: set[str]) -> None:
     folder, _, last = ("/" + target).rpartition("/")
-    source = f"{os.path.realpath(folder or '/')}/{last}"
+    source = f"{_folder(folder, own, make=False)}/{last}"
     if stat.S_ISDIR(os.lstat(source).st_mode):
         raise IsADirectoryError(source)
     if source != path:
         _clear(path)
         os.link(source, path, follow_symlinks=False)
+    own.add(source)
 
 
-def _do(kind: str, name: str, target: str) -> None:
-    """Apply one entry as its plain meaning is: the kernel resolves, what stands in the way goes."""
+def _do(kind: str, name: str, target: str, own: set[str]) -> None:
+    """Apply one entry as its plain meaning is; what stands in the way goes."""
     parent, _, last = ("/" + name).rpartition("/")
     if last.startswith(".wh."):
-        _clear(f"{parent}/{last[4:]}")
+        # Where there is nothing at all, a whiteout makes nothing.
+        if os.path.lexists(parent or "/"):
+            _clear(f"{_folder(parent, own, make=True)}/{last[4:]}")
         return
-    os.makedirs(parent or "/", exist_ok=True)
-    path = f"{os.path.realpath(parent or '/')}/{last}"
+    path = f"{_folder(parent, own, make=True)}/{last}"
     if kind == "1":
-        _link(target, path)
+        _link(target, path, own)
     elif kind != "5" or os.path.islink(path) or not os.path.isdir(path):
         _clear(path)
         if kind == "5":
@@ -107,6 +142,7 @@ def _do(kind: str, name: str, target: str) -> None:
             os.symlink(target, path)
         else:
             Path(path).write_text(target)
+    own.add(path)
 
 
 def _is_done_one_by_one(root: Path, entries: list[Entry]) -> bool:
@@ -116,8 +152,9 @@ def _is_done_one_by_one(root: Path, entries: list[Entry]) -> bool:
         try:
             os.chroot(root)
             os.chdir("/")
+            own: set[str] = set()
             for entry in entries:
-                _do(*entry)
+                _do(*entry, own)
             os._exit(0)
         except OSError:
             os._exit(1)
