@@ -185,7 +185,6 @@ class Requests:
                 else:
                     sandbox.seed = os.dup(descriptor)
             _write_etc(sandbox)
-            self._run.switch.name(endpoint, _names(sandbox))
             undo.pop_all()
         self._sandboxes[container_id] = sandbox
         owner.containers.add(container_id)
@@ -201,7 +200,13 @@ class Requests:
             yield Wait(sandbox.turn)
             sandbox = self._known(request.id)  # it may have been removed meanwhile
         if sandbox.state.status != "running":
-            yield from _in_turn(sandbox, volumes.seed(sandbox), start(sandbox))
+            try:
+                # Before its first process runs, which may ask for itself; its end takes them back.
+                self._run.switch.name(sandbox.endpoint, _names(sandbox))
+                yield from _in_turn(sandbox, volumes.seed(sandbox), start(sandbox))
+            except BaseException:
+                sandbox.unname()
+                raise
         # A process that has ended already left no pidfd; its state says so.
         pidfds = (sandbox.child.pidfd,) if sandbox.child else ()
         return Answered(noun=messages.Started(started_at=sandbox.started_at), descriptors=pidfds)

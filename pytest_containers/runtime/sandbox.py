@@ -143,6 +143,7 @@ class Sandbox:
         self.run.loop.close(self.child.pidfd)
         status = replace(status, oom_killed=self._out_of_memory(status))
         self.child, self.exit, self.finished_at = None, status, time.time()
+        self.unname()
         # With pid 1 all processes of the namespace are dead, so the pipes hold the last of it.
         for pipe, drain in tuple(self._pipes.items()):
             drain()
@@ -159,6 +160,14 @@ class Sandbox:
             before, self._oom_kills = self._oom_kills, self.group.oom_kills()
             return self._oom_kills > before
         return status.signal == signal.SIGKILL and not self._killed and self.run.memory.take_oom_kill()
+
+    def unname(self) -> None:
+        """Let peers look its names up in vain, as those of any machine that is not there.
+
+        The gateway tells nobody when it is gone, and then nobody asks it either.
+        """
+        with contextlib.suppress(EngineError):
+            self.run.switch.unname(self.endpoint)
 
     def kill(self, number: int) -> None:
         """Signal the first process; one that has ended is left in peace."""

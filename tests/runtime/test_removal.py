@@ -280,9 +280,10 @@ def _ended_after_removal(connection: Connection, container: str) -> bool:
 
 def test_container_is_reached_by_its_alias_in_any_case(run: Run) -> None:
     """An alias is a DNS name: case does not count, as it is given or as it is asked for."""
-    peer = _create(run.keeper, "peer", aliases=("DB", "Cache")).ip
-    asking = _create(run.keeper, "asking").id
-    os.close(_start(run.keeper, asking))
+    created = _create(run.keeper, "peer", aliases=("DB", "Cache"))
+    peer, asking = created.ip, _create(run.keeper, "asking").id
+    for one in (created.id, asking):
+        os.close(_start(run.keeper, one))
     for name in ("db", "DB", "Db", "cache", "peer", "PEER"):
         assert _output(run.keeper, asking, "getent", "ahostsv4", name).split()[0] == peer, name
 

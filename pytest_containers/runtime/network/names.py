@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
 import socket
 import struct
 from collections.abc import Iterable, Mapping
@@ -23,6 +24,7 @@ __all__ = ["HOST_NAMES", "Directory", "Line", "Message", "Record", "Zone", "rece
 _MESSAGE_BYTES: Final = 1 << 17
 _DESCRIPTORS: Final = 4
 _RECORDS_A_MESSAGE: Final = 128
+_PATIENCE_MS: Final = 1000
 _REPORT_BYTES: Final = 1 << 12
 
 # What Podman and Docker call the machine that a container runs on.
@@ -49,9 +51,10 @@ class Message:
 
 
 class Line:
-    """The supervisor's way to tell the gateway; no method waits.
+    """The supervisor's way to tell the gateway.
 
-    Every method raises EngineError where the gateway is gone or does not read.
+    Every method raises EngineError where the gateway is gone, or has read nothing for a second while
+    messages wait: the end of hundreds of containers comes faster than it is read.
     """
 
     def __init__(self, control: socket.socket) -> None:
@@ -64,9 +67,16 @@ class Line:
         data = json.dumps({"verb": verb, "words": dict(words), "records": entries}).encode()
         numbers = struct.pack(f"{len(sockets)}i", *(one.fileno() for one in sockets))
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, numbers)] if sockets else []
+        # Not socket.send_fds and recv_fds: both leave their flags unused (CPython 3.11, Lib/socket.py).
+        flags = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
         try:
-            # Not socket.send_fds and recv_fds: both leave their flags unused (CPython 3.11, Lib/socket.py).
-            self._control.sendmsg([data], rights, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+            try:
+                self._control.sendmsg([data], rights, flags)
+            except BlockingIOError:
+                poll = select.poll()
+                poll.register(self._control, select.POLLOUT)
+                poll.poll(_PATIENCE_MS)
+                self._control.sendmsg([data], rights, flags)
         except OSError as error:
             seen = " ".join(self.reports() or ()) or str(error)
             raise EngineError(f"the gateway could not be told to {verb}", seen=seen) from error

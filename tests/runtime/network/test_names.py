@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import select
 import socket
+import threading
 from collections.abc import Iterator
 from ipaddress import IPv4Network
 
@@ -191,8 +193,27 @@ def test_receive_tells_silence_from_the_end(ends: tuple[socket.socket, socket.so
     assert receive(ends[1]) is None
 
 
-def test_line_raises_and_does_not_wait_when_nobody_reads(ends: tuple[socket.socket, socket.socket]) -> None:
-    """A gateway that hangs makes an error, not a supervisor that hangs too."""
+def test_line_waits_for_a_gateway_that_reads(ends: tuple[socket.socket, socket.socket]) -> None:
+    """More messages than the socket holds are sent as fast as they are read, and all arrive in order."""
+    seen: list[str] = []
+
+    def read() -> None:
+        while len(seen) < 2000:
+            select.select([ends[1]], [], [], 10)
+            message = receive(ends[1])
+            assert message is not None
+            seen.append(message.words["ip"])
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    for number in range(2000):
+        Line(ends[0]).forget("default", str(number))
+    reader.join(10)
+    assert seen == [str(number) for number in range(2000)]
+
+
+def test_line_raises_when_nobody_reads(ends: tuple[socket.socket, socket.socket]) -> None:
+    """A gateway that hangs makes an error, and no supervisor that hangs too."""
     with pytest.raises(EngineError, match="the gateway could not be told to forget"):
         _forget_for_ever(Line(ends[0]))
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import signal
 from typing import TYPE_CHECKING
 
 import pytest
 
+from pytest_containers.errors import StartError
 from pytest_containers.spec import ContainerSpec
 
 if TYPE_CHECKING:
@@ -47,3 +49,33 @@ def test_container_is_known_by_names_with_underscores(boxes: Boxes, sh: Shell) -
     peer = boxes.start(ContainerSpec(name="peer", command=("sleep", "60")))
     for name in ("zoo_keeper_1", "my_db", "my_db.default", "_srv._tcp"):
         assert sh(peer, f"getent hosts {name}").split() == [keeper.ip, name]
+
+
+def test_container_has_its_names_while_it_runs(boxes: Boxes, sh: Shell) -> None:
+    """Before its start and after its end, however that comes, nobody finds it; a restart names it again."""
+    spec = ContainerSpec(name="web", command=("sleep", "60"), aliases=("shop",))
+    web = boxes.create(spec)
+    peer = boxes.start(ContainerSpec(name="peer", command=("sleep", "60")))
+
+    def known() -> list[str]:
+        found = sh(peer, f"getent hosts web shop {web.ip} || true").splitlines()
+        return [line.split()[0] for line in found]
+
+    assert known() == []
+    for number in (signal.SIGKILL, signal.SIGTERM):
+        web.start()
+        assert known() == [web.ip] * 3
+        assert sh(web, "getent hosts shop").split() == [web.ip, "shop"]
+        web.signal(number)
+        web.signal(signal.SIGKILL)
+        web.wait(10)
+        assert known() == []
+
+
+def test_container_that_cannot_start_has_no_name(boxes: Boxes, sh: Shell) -> None:
+    """A start that fails leaves no name behind."""
+    broken = boxes.create(ContainerSpec(name="broken", command=("/no/such/program",)))
+    with pytest.raises(StartError):
+        broken.start()
+    peer = boxes.start(ContainerSpec(name="peer", command=("sleep", "60")))
+    assert sh(peer, "getent hosts broken || echo unknown") == "unknown\n"
