@@ -21,7 +21,7 @@ from pytest_containers.runtime import mountpoints, process, roots, syscalls, tra
 from pytest_containers.runtime.bundle import KERNEL_FOLDERS, Bundle, kernel_files
 from pytest_containers.runtime.cgroups import Placement
 from pytest_containers.runtime.network import veth
-from pytest_containers.runtime.snapshot import DEVICES, Ground, Snapshot, tmpfs_size
+from pytest_containers.runtime.snapshot import DEVICES, PLACES, Ground, Snapshot, tmpfs_size
 from pytest_containers.spec import Bind
 
 __all__ = ["detach", "enter", "lay", "lay_etc"]
@@ -86,6 +86,7 @@ def enter(
         at("keyring", syscalls.join_session_keyring)
         at("binds: detach from the host's files", lambda: trees.extend(detach(bundle)))
         at("mount points", lambda: points.append(mountpoints.open_list(snapshot)))
+        at("places of our mounts", lambda: _look_at_places(root))
         at("proc", lambda: syscalls.mount("proc", f"{root}/proc", "proc", _SECURE))
         at("dev", lambda: _dev(root, ground, bundle.shm_bytes))
         at("sys", lambda: _sys(root, bundle))
@@ -157,6 +158,26 @@ def _inside(root: str, bind: Bind) -> int:
         found = syscalls.openat2_in_root(top, bind.source, os.O_PATH)
         scope.callback(os.close, found)
         return syscalls.open_tree(found, recursive=True)
+
+
+def _look_at_places(root: str) -> None:
+    """Raise StartError where a place that we mount on before the pivot is a link: it would lead out.
+
+    The init layer has real folders and files there, and no container can replace what is mounted on; but one
+    with SYS_ADMIN may unmount it first, and is started again.
+    """
+    with ExitStack() as scope:
+        top = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        scope.callback(os.close, top)
+        for name in PLACES:
+            try:
+                os.close(syscalls.open_plain(name, os.O_PATH, folder=top))
+            except OSError as error:
+                raise StartError(
+                    f"/{name} in the container is not what it was at first",
+                    seen=f"{error.strerror}; an earlier start of it had the right to unmount and replace it",
+                    mend="make a new container instead of starting this one again",
+                ) from error
 
 
 def _dev(root: str, ground: Ground, shm_bytes: int) -> None:

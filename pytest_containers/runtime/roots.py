@@ -8,6 +8,7 @@ the namespace's, and whoever has changed its root looks whether it is the one th
 
 from __future__ import annotations
 
+import encodings.ascii  # noqa: F401 - a codec is a module as well, loaded when it is first used (codecs)
 import errno
 import os
 import sys

@@ -24,6 +24,7 @@ from pytest_containers.runtime import roots, syscalls
 
 __all__ = [
     "DEVICES",
+    "PLACES",
     "Ground",
     "Snapshot",
     "discard",
@@ -36,6 +37,8 @@ __all__ = [
 
 _INIT_FOLDERS: Final = ("dev", "proc", "sys", "etc")
 _INIT_FILES: Final = ("etc/hosts", "etc/hostname", "etc/resolv.conf")
+# What the start recipe mounts on, relative to the root.
+PLACES: Final = (*_INIT_FOLDERS, *_INIT_FILES)
 # runtime-spec, config-linux.md, "Default Devices"; numbers from the kernel's admin-guide/devices.txt.
 DEVICES: Final = MappingProxyType(
     {"null": (1, 3), "zero": (1, 5), "full": (1, 7), "random": (1, 8), "urandom": (1, 9), "tty": (5, 0)}

@@ -335,9 +335,12 @@ def openat2_in_root(root: int, path: str, flags: int, mode: int = 0) -> int:
     return _openat2(root, path, flags, mode, _RESOLVE_IN_ROOT | _RESOLVE_NO_MAGICLINKS)
 
 
-def open_plain(path: str, flags: int) -> int:
-    """Open *path*, in which nothing may be a symbolic link: ELOOP then (openat2(2), RESOLVE_NO_SYMLINKS)."""
-    return _openat2(_AT_FDCWD, path, flags, 0, _RESOLVE_NO_SYMLINKS)
+def open_plain(path: str, flags: int, *, folder: int = _AT_FDCWD) -> int:
+    """Open *path*, relative to the descriptor *folder*, in which nothing may be a symbolic link.
+
+    It is ELOOP then (openat2(2), RESOLVE_NO_SYMLINKS).
+    """
+    return _openat2(folder, path, flags, 0, _RESOLVE_NO_SYMLINKS)
 
 
 def _openat2(root: int, path: str, flags: int, mode: int, resolve: int) -> int:

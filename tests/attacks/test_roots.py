@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -20,8 +21,8 @@ from typing import TYPE_CHECKING, Final
 import pytest
 
 from pytest_containers.engines.native import NativeEngine
-from pytest_containers.errors import EngineError
-from pytest_containers.runtime import folders, roots, syscalls, userns
+from pytest_containers.errors import EngineError, StartError
+from pytest_containers.runtime import folders, init, roots, snapshot, syscalls, userns
 from pytest_containers.spec import ContainerSpec, ExecSpec
 from tests.plugins.clock import scaled
 
@@ -51,7 +52,22 @@ if kind == "ramfs":
     k.attach_tree(machine, "/root")
     os.chroot("/root")
 else:
-    k.mount("/", folder, None, k.MS_BIND | k.MS_REC)
+    if kind == "overlay":  # as in a container of Docker or Podman; what lies on other mounts is bound
+        k.mount("work", folder, "tmpfs")
+        for name in ("upper", "work", "root"):
+            os.mkdir(f"{folder}/{name}")
+        layers = f"lowerdir=/,upperdir={folder}/upper,workdir={folder}/work"
+        folder += "/root"
+        k.mount("overlay", folder, "overlay", 0, layers)
+        for name in ("/proc", "/dev", "/sys"):
+            k.mount(name, folder + name, None, k.MS_BIND | k.MS_REC)
+    else:
+        k.mount("/", folder, None, k.MS_BIND | k.MS_REC)
+    if kind == "read-only":
+        for place in ("/var/tmp", "/tmp"):
+            inner = k.open_tree(place, recursive=True)
+            k.attach_tree(inner, folder + place)
+        k.mount("none", folder, None, k.MS_REMOUNT | k.MS_BIND | k.MS_RDONLY)
     # The scratch folder of the outer root is not the one that is seen in the chroot.
     k.mount("scratch", folder + os.environ["SCRATCH"], "tmpfs")
     if kind == "shared":
@@ -110,7 +126,7 @@ def _listed(folder: Path) -> dict[str, str]:
     return {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*") if path.is_file()}
 
 
-@pytest.mark.parametrize("kind", ["chroot", "shared", "chroot without proc", "ramfs"])
+@pytest.mark.parametrize("kind", ["chroot", "shared", "chroot without proc", "read-only", "overlay", "ramfs"])
 def test_nothing_reaches_the_outer_root(tmp_path: Path, kind: str) -> None:
     """exec, read, write and diff act on the container's files where pytest's root is not the namespace's."""
     scratch, other = tmp_path / "scratch", tmp_path / "other"
@@ -222,3 +238,23 @@ def test_end_of_a_run_that_nobody_may_look_at(apart: Apart, tmp_path: Path) -> N
         return "closed"
 
     assert apart(close) == "closed"
+
+
+@pytest.mark.parametrize("place", ["proc", "dev", "sys", "etc", "etc/hosts"])
+def test_start_mounts_nothing_through_a_link(apart: Apart, tmp_path: Path, place: str) -> None:
+    """A place of our own mounts that a container with SYS_ADMIN has made a link ends its next start."""
+
+    def look() -> str:
+        ground = snapshot.lay_ground(str(tmp_path))
+        files = snapshot.prepare(ground, "box", ())
+        init._look_at_places(files.root)
+        path = Path(files.root, place)
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+        path.symlink_to("/srv")
+        try:
+            init._look_at_places(files.root)
+        except StartError as error:
+            return error.what
+        return ""
+
+    assert apart(look) == f"/{place} in the container is not what it was at first"
