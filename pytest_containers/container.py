@@ -16,9 +16,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from pytest_containers.checks import Target
-from pytest_containers.engines.base import Handle
-from pytest_containers.errors import ExecFailed, NotReady, NotRunning, SpecInvalid
-from pytest_containers.exits import signal_name, signal_number
+from pytest_containers.engines.base import Handle, Tree
+from pytest_containers.errors import ContainersError, ExecFailed, NotReady, NotRunning, SpecInvalid
+from pytest_containers.exits import describe_state, signal_name, signal_number
 from pytest_containers.output import Lines, joined, transcript
 from pytest_containers.probe import Probe, ProbeLike, as_probe, outcome, split, wait_until
 from pytest_containers.spec import (
@@ -31,6 +31,8 @@ from pytest_containers.spec import (
     ImageRecord,
     LogLine,
     Port,
+    ProcessEntry,
+    Stats,
     Status,
     Stream,
     Transport,
@@ -89,8 +91,9 @@ class Container:
 
     @property
     def state(self) -> Status:
-        """``created``, ``running`` or ``exited``, as it is now."""
-        return self._handle.state().status
+        """``created``, ``running``, ``paused`` or ``exited``, as it is now."""
+        state = self._handle.state()
+        return "paused" if state.paused else state.status
 
     @property
     def exit_code(self) -> int | None:
@@ -249,8 +252,11 @@ class Container:
         """Ask the first process to end, and kill it after *timeout* seconds.
 
         The signal is the test's ``stop_signal``, else the image's, else SIGTERM; the time is the
-        test's ``stop_timeout`` where None. Files and logs stay readable.
+        test's ``stop_timeout`` where None. One that is paused goes on first, so that it can end by
+        itself. Files and logs stay readable.
         """
+        if self._handle.state().paused:
+            self._handle.unpause()
         name = self._spec.stop_signal or self._config.stop_signal or "SIGTERM"
         grace_s = self._spec.stop_timeout_s if timeout is None else timeout
         self._handle.signal(signal_number(name))
@@ -273,6 +279,40 @@ class Container:
         if self._handle.state().status != "running":
             raise self._not_running(f"send {signal_name(number)}")
         self._handle.signal(number)
+
+    def pause(self) -> None:
+        """Stop all processes where they are, until `unpause`. Raises NotRunning.
+
+        Connections stay open and nobody answers. An exec raises NotRunning meanwhile; `stop`, `kill`,
+        `restart` and `remove` end the container.
+        """
+        self._handle.pause()
+
+    def unpause(self) -> None:
+        """Let paused processes go on; nothing happens where none are paused."""
+        self._handle.unpause()
+
+    def stats(self) -> Stats:
+        """Return what the container uses at this moment: memory, processor time, processes, traffic.
+
+        Raises NotRunning.
+        """
+        try:
+            return self._handle.stats()
+        except NotRunning as error:
+            raise self._not_running("measure it") from error
+
+    def top(self) -> tuple[ProcessEntry, ...]:
+        """Return the processes, those of execs too, by their ids inside. Raises NotRunning.
+
+        A user has the name that the container's /etc/passwd gives to its number, where it gives one.
+        """
+        try:
+            found = self._handle.top()
+        except NotRunning as error:
+            raise self._not_running("list its processes") from error
+        names = _user_names(self._handle.tree)
+        return tuple(replace(entry, user=names.get(entry.user, entry.user)) for entry in found)
 
     def restart(self, *, timeout: float | None = None) -> None:
         """Stop, start again on the same files and address, and wait until ready."""
@@ -369,11 +409,29 @@ class Container:
         return exposed[0]
 
     def _not_running(self, action: str) -> NotRunning:
+        state = self._handle.state()
+        if state.paused:
+            return NotRunning(
+                f"cannot {action}: {self.name} is paused",
+                seen=describe_state(state),
+                mend="let it go on with unpause()",
+            )
         return NotRunning(
             f"cannot {action}: {self.name} does not run",
-            seen=outcome(self._handle, self._handle.state()),
+            seen=outcome(self._handle, state),
             mend="start it again with start(); its files and logs can be read as it is",
         )
+
+
+def _user_names(tree: Tree) -> dict[str, str]:
+    """Return the users of a container by their numbers (passwd(5)); none without that file."""
+    try:
+        content = read_file(tree, "/etc/passwd")
+    except ContainersError:
+        return {}
+    rows = [line.split(":") for line in content.decode("utf-8", "replace").splitlines()]
+    # Of several names of one number the first counts.
+    return {row[2]: row[0] for row in reversed(rows) if len(row) > 2}
 
 
 def _cleared(argv: str | Sequence[str] | None) -> tuple[str, ...] | None:

@@ -51,9 +51,9 @@ def signal_name(number: int) -> str:
 
 
 def describe_state(state: ContainerState) -> str:
-    """Return ``running``, or ``exited: code 137, SIGKILL, out of memory, after 0.31 s``."""
+    """Return the state in words, as ``exited: code 137, SIGKILL, out of memory, after 0.31 s``."""
     if state.exit is None:
-        return state.status
+        return f"{state.status}, paused" if state.paused else state.status
     parts = [f"code {state.exit.code}"]
     if state.exit.signal:
         parts.append(signal_name(state.exit.signal))

@@ -35,7 +35,9 @@ __all__ = [
     "LogChunk",
     "LogLine",
     "Port",
+    "ProcessEntry",
     "PullPolicy",
+    "Stats",
     "Status",
     "Stream",
     "Transport",
@@ -44,7 +46,7 @@ __all__ = [
 
 Transport = Literal["tcp", "udp"]
 Stream = Literal["stdout", "stderr"]
-Status = Literal["created", "running", "exited"]
+Status = Literal["created", "running", "paused", "exited"]
 PullPolicy = Literal["missing", "always", "never"]
 
 _PORT = re.compile(r"(?P<number>[0-9]{1,5})(?:/(?P<transport>tcp|udp))?", re.IGNORECASE)
@@ -295,12 +297,42 @@ class ExitStatus:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ContainerState:
-    """A container's status; times are seconds since the epoch, 0.0 where it has not happened."""
+    """A container's status; times are seconds since the epoch, 0.0 where it has not happened.
+
+    One that is *paused* has the status ``running``.
+    """
 
     status: Status
     exit: ExitStatus | None = None
     started_at: float = 0.0
     finished_at: float = 0.0
+    paused: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stats:
+    """What a container uses at this moment.
+
+    *memory_bytes* is that of its processes and, with a limit of memory, of its files in memory too;
+    *memory_limit_bytes* is None without one. *cpu_s* are seconds of processor time since the start, *pids*
+    the processes and threads, *received_bytes* and *sent_bytes* the traffic of its interfaces but lo.
+    """
+
+    memory_bytes: int
+    memory_limit_bytes: int | None
+    cpu_s: float
+    pids: int
+    received_bytes: int
+    sent_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProcessEntry:
+    """A process of a container: *pid* as it is inside, *user* by name where the container knows it."""
+
+    pid: int
+    user: str
+    command: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -26,7 +26,9 @@ from pytest_containers.spec import (
     ImageRecord,
     LogChunk,
     Port,
+    ProcessEntry,
     PullPolicy,
+    Stats,
 )
 
 __all__ = ["Engine", "Handle", "Images", "Network", "Registries", "Tree"]
@@ -118,6 +120,26 @@ class Handle(ABC):
     @abstractmethod
     def signal(self, number: int) -> None:
         """Send a signal to the first process; nothing happens where it has ended."""
+
+    @abstractmethod
+    def pause(self) -> None:
+        """Stop all processes where they are; nothing happens where they are stopped. Raises NotRunning.
+
+        While it is paused an exec raises NotRunning; SIGKILL and `remove` end it, and other signals are
+        delivered after `unpause`.
+        """
+
+    @abstractmethod
+    def unpause(self) -> None:
+        """Let paused processes go on; nothing happens where none are paused."""
+
+    @abstractmethod
+    def stats(self) -> Stats:
+        """Return what the container uses at this moment. Raises NotRunning."""
+
+    @abstractmethod
+    def top(self) -> tuple[ProcessEntry, ...]:
+        """Return the processes, sorted by their ids inside, users by name or number. Raises NotRunning."""
 
     @abstractmethod
     def exec(self, spec: ExecSpec) -> ExecResult:

@@ -30,6 +30,8 @@ from pytest_containers.spec import (
     ImageRecord,
     LogChunk,
     Port,
+    ProcessEntry,
+    Stats,
 )
 
 if TYPE_CHECKING:
@@ -130,6 +132,22 @@ class NativeHandle(Handle):
     def signal(self, number: int) -> None:
         """Send a signal to the first process."""
         self._connection.tell(messages.Signal(id=self.id, number=number))
+
+    def pause(self) -> None:
+        """Stop all processes where they are."""
+        self._connection.tell(messages.Pause(id=self.id))
+
+    def unpause(self) -> None:
+        """Let paused processes go on."""
+        self._connection.tell(messages.Unpause(id=self.id))
+
+    def stats(self) -> Stats:
+        """Return what the container uses at this moment."""
+        return self._connection.tell(messages.Measure(id=self.id))
+
+    def top(self) -> tuple[ProcessEntry, ...]:
+        """Return the processes; a user is told by its number."""
+        return self._connection.tell(messages.Top(id=self.id)).processes
 
     def exec(self, spec: ExecSpec) -> ExecResult:
         """Run one more process and return how it ended."""

@@ -27,7 +27,11 @@ __all__ = [
     "Hierarchy",
     "Memory",
     "Placement",
+    "freeze",
     "hierarchies",
+    "is_frozen",
+    "members",
+    "move",
     "raised_oom_score",
     "remove_listed",
 ]
@@ -176,6 +180,11 @@ class Placement:
     groups: tuple[str, ...] = ()
     begin: str = ""
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether the process stays in the groups that the run is in."""
+        return not self.groups and not self.begin
+
     def clone(self, flags: int) -> syscalls.Child:
         """Clone a process that begins in the group of version 2; the others are taken by the child.
 
@@ -296,28 +305,23 @@ class Group:
         """Whether the kernel counts the memory of this container apart."""
         return any(os.path.exists(_oom_counts(version, one)) for one, version in self._folders.items())
 
-    def memory_bytes(self) -> int | None:
-        """Return the memory in use, but for page cache not used lately; None without that controller."""
+    def usage(self) -> tuple[int | None, float | None, int | None]:
+        """Return bytes of memory, seconds of processor time, number of tasks; None for what is not counted.
+
+        Memory is told without the page cache that was not used lately.
+        """
+        memory = cpu_s = pids = None
         for folder, version in self._folders.items():
             used = _number(f"{folder}/{'memory.usage_in_bytes' if version == 1 else 'memory.current'}")
             if used is not None:
                 cache = _counters(f"{folder}/memory.stat")
-                return max(0, used - cache.get("total_inactive_file" if version == 1 else "inactive_file", 0))
-        return None
-
-    def cpu_s(self) -> float | None:
-        """Return the processor time used in seconds; None where no group of this container counts it."""
-        for folder, version in self._folders.items():
+                memory = max(
+                    0, used - cache.get("total_inactive_file" if version == 1 else "inactive_file", 0)
+                )
             if version == 2:
-                return _counters(f"{folder}/cpu.stat").get("usage_usec", 0) / 1e6
-            if (used := _number(f"{folder}/cpuacct.usage")) is not None:
-                return used / 1e9
-        return None
-
-    def pids(self) -> int | None:
-        """Return the number of processes and threads; None without the controller pids."""
-        found = (_number(f"{folder}/pids.current") for folder in self._folders)
-        return next((number for number in found if number is not None), None)
+                cpu_s = _counters(f"{folder}/cpu.stat").get("usage_usec", 0) / 1e6
+            pids = _number(f"{folder}/pids.current") if pids is None else pids
+        return memory, cpu_s, pids
 
 
 class Groups:
@@ -357,12 +361,27 @@ class Groups:
             undo.pop_all()
         return Group(made)
 
-    def remove(self, group: Group) -> None:
+    def freezer(self, container: str, group: Group | None) -> str:
+        """Return a group of version 2 for *container*: that of *group*, a new one, or an empty string.
+
+        It needs no controller, so it lies right below the group that we are in.
+        """
+        if group is not None and (known := group.placement(Placement(oom_score_adj=0)).begin):
+            return known
+        for hierarchy in self._mounted:
+            if hierarchy.version == 2:
+                with contextlib.suppress(HostError, OSError):
+                    folder = os.path.join(self._run_group(hierarchy, hierarchy.own, frozenset()), container)
+                    os.mkdir(folder)
+                    return folder
+        return ""
+
+    def remove(self, folders: Iterable[str]) -> None:
         """Remove a container's groups, and the run's with the last one; the processes must have ended.
 
         What cannot be removed now is removed at the run's end.
         """
-        for folder in group.folders:
+        for folder in folders:
             _remove(folder)
             above = os.path.dirname(folder)
             with contextlib.suppress(OSError):  # others are in it (rmdir(2), EBUSY)
@@ -469,6 +488,26 @@ def _write_if_there(path: str, text: str) -> None:
 def _oom_counts(version: Literal[1, 2], folder: str) -> str:
     """Return the file that counts out-of-memory kills, those of groups below left out where that can be."""
     return f"{folder}/{'memory.oom_control' if version == 1 else 'memory.events.local'}"
+
+
+def freeze(folder: str, *, frozen: bool) -> None:
+    """Freeze the processes of a group of version 2, or let them go on (cgroup-v2.rst, "cgroup.freeze")."""
+    _write(f"{folder}/cgroup.freeze", "1" if frozen else "0")
+
+
+def is_frozen(folder: str) -> bool:
+    """Return whether all processes of a group of version 2 stand still."""
+    return _counters(f"{folder}/cgroup.events").get("frozen") == 1
+
+
+def members(folder: str) -> set[int]:
+    """Return the processes of a group."""
+    return set(map(int, _lines(f"{folder}/cgroup.procs")))
+
+
+def move(folder: str, pid: int) -> None:
+    """Move a process to a group. Raises ProcessLookupError where it has ended."""
+    _write(f"{folder}/cgroup.procs", str(pid))
 
 
 def _remove(folder: str) -> None:

@@ -80,7 +80,7 @@ def enter(
     try:
         at("imports", roots.forbid_imports)
         at("out-of-memory score and control groups", placement.take)
-        if placement.groups or placement.begin:
+        if not placement.is_plain:
             # Made here and not at the clone: its root is the group that its first process is in.
             at("control group namespace", lambda: syscalls.unshare(syscalls.CLONE_NEWCGROUP))
         at("keyring", syscalls.join_session_keyring)

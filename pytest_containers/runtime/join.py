@@ -44,6 +44,8 @@ def execute(
     """
     if sandbox.child is None or sandbox.state.status != "running":
         raise _not_running(sandbox)
+    if sandbox.paused:
+        raise NotRunning(f"container {sandbox.spec.name} is paused", mend="unpause() it first")
     deadline = None if timeout_s is None else time.monotonic() + timeout_s
     with contextlib.ExitStack() as scope, contextlib.ExitStack() as undo:
         ours, sync = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)

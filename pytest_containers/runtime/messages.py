@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Final, Generic, Literal, NamedTuple, TypeVar, cast
 
 from pytest_containers.errors import ContainersError, EngineError, from_wire, to_wire
-from pytest_containers.spec import ContainerSpec, ContainerState, FileStat, ImageConfig
+from pytest_containers.spec import ContainerSpec, ContainerState, FileStat, ImageConfig, ProcessEntry, Stats
 
 __all__ = [
     "VERSION",
@@ -42,8 +42,11 @@ __all__ = [
     "Hello",
     "Layer",
     "Listening",
+    "Measure",
     "NetworkCreated",
+    "Pause",
     "Ports",
+    "Processes",
     "Publish",
     "Read",
     "Received",
@@ -56,6 +59,8 @@ __all__ = [
     "Started",
     "Stat",
     "State",
+    "Top",
+    "Unpause",
     "Write",
     "decode",
     "error_message",
@@ -133,6 +138,13 @@ class Ports:
 
     ports: tuple[str, ...]
     aside: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Processes:
+    """The processes of a container; *user* of each is its number."""
+
+    processes: tuple[ProcessEntry, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -217,6 +229,36 @@ class Signal(Request[Done]):
 
     id: str
     number: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pause(Request[Done]):
+    """Stop all processes until they are unpaused."""
+
+    id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unpause(Request[Done]):
+    """Let paused processes go on."""
+
+    id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measure(Request[Stats]):
+    """Ask what the container uses."""
+
+    answer: ClassVar[type[object]] = Stats
+    id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Top(Request[Processes]):
+    """Ask for the processes."""
+
+    answer: ClassVar[type[object]] = Processes
+    id: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -310,6 +352,7 @@ _REQUESTS: Final = types.MappingProxyType(
         kind.__name__: kind
         for kind in (
             *(Hello, CreateNetwork, RemoveNetwork, Create, Start, State, Signal, ExecRequest),
+            *(Pause, Unpause, Measure, Top),
             *(Read, Write, Stat, Changes, Layer, Listening, Publish, Remove, Shutdown),
         )
     }

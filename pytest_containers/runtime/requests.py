@@ -11,13 +11,15 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import BinaryIO, Final, Literal
 
-from pytest_containers.errors import EngineError, SpecInvalid, StartError
+from pytest_containers.errors import EngineError, NotRunning, SpecInvalid, StartError
 from pytest_containers.runtime import (
     difference,
+    freezer,
     join,
     messages,
     mountpoints,
     openfiles,
+    procfs,
     roots,
     snapshot,
     sockets,
@@ -29,7 +31,7 @@ from pytest_containers.runtime import (
 from pytest_containers.runtime.bundle import bundle, process
 from pytest_containers.runtime.loop import Recipe, Wait
 from pytest_containers.runtime.sandbox import Run, Sandbox, remove, start
-from pytest_containers.spec import ContainerSpec, ExecSpec, FileStat, Port
+from pytest_containers.spec import ContainerSpec, ExecSpec, FileStat, Port, ProcessEntry, Stats
 
 __all__ = ["Answered", "Owner", "Requests"]
 
@@ -92,6 +94,14 @@ class Requests:
                 sandbox = self._known(request.id)
                 sandbox.reap()
                 sandbox.kill(request.number)
+            case messages.Pause():
+                yield from freezer.pause(self._known(request.id))
+            case messages.Unpause():
+                freezer.unpause(self._known(request.id))
+            case messages.Measure():
+                return Answered(noun=_stats(self._known(request.id)))
+            case messages.Top():
+                return Answered(noun=_processes(self._known(request.id)))
             case messages.Listening():
                 return Answered(noun=self._listening(self._known(request.id)))
             case messages.Publish():
@@ -347,6 +357,45 @@ class Requests:
 def _created(sandbox: Sandbox, *, found: bool) -> Answered:
     noun = messages.Created(id=sandbox.id, ip=sandbox.endpoint.ip, found=found)
     return Answered(noun=noun, descriptors=(sandbox.log,))
+
+
+def _first(sandbox: Sandbox, action: str) -> int:
+    """Return the first process of a container that runs."""
+    if sandbox.state.status != "running" or sandbox.child is None:
+        raise NotRunning(
+            f"container {sandbox.spec.name} does not run", mend=f"{action} while it runs, or start it first"
+        )
+    return sandbox.child.pid
+
+
+def _stats(sandbox: Sandbox) -> Stats:
+    first = _first(sandbox, "measure it")
+    try:
+        used = procfs.usage(procfs.processes(first))
+        received, sent = procfs.network_bytes(first)
+    except OSError:  # it may have ended between two looks
+        _first(sandbox, "measure it")
+        raise
+    memory, cpu_s, pids = sandbox.group.usage() if sandbox.group else (None, None, None)
+    return Stats(
+        memory_bytes=used.memory_bytes if memory is None else memory,
+        memory_limit_bytes=sandbox.spec.limits.memory_bytes,
+        cpu_s=used.cpu_s if cpu_s is None else cpu_s,
+        pids=used.tasks if pids is None else pids,
+        received_bytes=received,
+        sent_bytes=sent,
+    )
+
+
+def _processes(sandbox: Sandbox) -> messages.Processes:
+    first = _first(sandbox, "list its processes")
+    try:
+        found = procfs.entries(first)
+    except OSError:
+        _first(sandbox, "list its processes")
+        raise
+    entries = (ProcessEntry(pid=one.inside, user=str(one.uid), command=one.command) for one in found)
+    return messages.Processes(processes=tuple(entries))
 
 
 def _names(sandbox: Sandbox) -> tuple[str, ...]:

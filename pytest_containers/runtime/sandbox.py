@@ -93,6 +93,8 @@ class Sandbox:
         self.exit: ExitStatus | None = None
         self.started_at = 0.0
         self.finished_at = 0.0
+        self.paused = False
+        self.freezer = ""
         self._killed = False
         self._oom_kills = 0
         self._writer = logs.LogWriter(self.log)
@@ -108,6 +110,7 @@ class Sandbox:
             exit=self.exit,
             started_at=self.started_at,
             finished_at=self.finished_at,
+            paused=self.paused,
         )
 
     def follow(self, pipes: tuple[tuple[int, Stream], ...]) -> None:
@@ -141,6 +144,9 @@ class Sandbox:
             return
         self.run.loop.forget(self.child.pidfd, self.reap)
         self.run.loop.close(self.child.pidfd)
+        if self.paused and self.freezer:
+            cgroups.freeze(self.freezer, frozen=False)  # what is started there next must run
+        self.paused = False
         status = replace(status, oom_killed=self._out_of_memory(status))
         self.child, self.exit, self.finished_at = None, status, time.time()
         self.unname()
@@ -201,9 +207,15 @@ class Sandbox:
             *((partial(os.close, lease),) if lease >= 0 else ()),
             partial(os.close, self.log),
             partial(self.run.loop.close, self.turn),
-            *((partial(self.run.groups.remove, self.group),) if self.group is not None else ()),
+            partial(
+                self.run.groups.remove, {*(self.group.folders if self.group else ()), self.freezer} - {""}
+            ),
             partial(self.run.switch.release, self.endpoint),
         )
+
+    def _groups(self) -> set[str]:
+        """Return the folders of the container's control groups."""
+        return {*(self.group.folders if self.group else ()), *((self.freezer,) if self.freezer else ())}
 
     def _unwind(self, steps: tuple[Callable[[], object], ...]) -> None:
         errors: list[Exception] = []
@@ -301,7 +313,7 @@ def _clone(sandbox: Sandbox) -> syscalls.Child:
     """Clone the child; one on the host's network inherits it from us, who go there for that moment."""
     # With groups of its own it goes there first, and only then into a control group namespace.
     placement = sandbox.placement
-    namespaces = _NAMESPACES & ~syscalls.CLONE_NEWCGROUP if sandbox.group else _NAMESPACES
+    namespaces = _NAMESPACES if placement.is_plain else _NAMESPACES & ~syscalls.CLONE_NEWCGROUP
     if sandbox.bundle.interfaces != "host":
         return placement.clone(namespaces)
     syscalls.setns(sandbox.run.hosts_network, syscalls.CLONE_NEWNET)

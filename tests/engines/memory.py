@@ -40,6 +40,8 @@ from pytest_containers.spec import (
     Limits,
     LogChunk,
     Port,
+    ProcessEntry,
+    Stats,
     Stream,
 )
 from tests.engines.memory_files import Entry, Files
@@ -49,6 +51,7 @@ from tests.engines.memory_shell import Process, World
 __all__ = ["MemoryEngine", "MemoryHandle", "MemoryRun", "Place"]
 
 _JOIN_S = 5.0
+_KILL = 9
 RUN = 0
 _FEATURES = frozenset(("run-lifetime", "internal-networks", "tmpfs"))
 
@@ -122,6 +125,7 @@ class MemoryHandle(Handle):
         self._state = ContainerState(status="created")
         self._changed = threading.Condition()
         self._processes: list[Process] = []
+        self._held: list[int] = []
         self.removed = False
 
     @property
@@ -167,12 +171,52 @@ class MemoryHandle(Handle):
             return self._state
 
     def signal(self, number: int) -> None:
-        if self.state().status == "running":
+        if self.state().paused and number != _KILL:
+            self._held.append(number)
+        elif self.state().status == "running":
             self._processes[0].signal(number)
+
+    def _running(self) -> list[Process]:
+        if self.state().status != "running":
+            raise NotRunning(f"{self.spec.name} does not run")
+        return [process for process in self._processes if process.status is None]
+
+    def pause(self) -> None:
+        self._running()
+        self._pause(paused=True)
+
+    def unpause(self) -> None:
+        self._pause(paused=False)
+
+    def _pause(self, *, paused: bool) -> None:
+        with self._changed:
+            self._state = replace(self.state(), paused=paused)
+            held, self._held = self._held, []
+        for number in held:
+            self.signal(number)
+
+    def stats(self) -> Stats:
+        return Stats(
+            memory_bytes=1 << 20,
+            memory_limit_bytes=self.spec.limits.memory_bytes,
+            cpu_s=time.time() - self._state.started_at,
+            pids=len(self._running()),
+            received_bytes=0,
+            sent_bytes=0,
+        )
+
+    def top(self) -> tuple[ProcessEntry, ...]:
+        running = self._running()
+        return tuple(
+            ProcessEntry(pid=number, user="0", command=" ".join(process.argv))
+            for number, process in enumerate(running, 1)
+        )
 
     def exec(self, spec: ExecSpec) -> ExecResult:
         if self.state().status != "running":
             raise NotRunning(f"{self.spec.name} does not run")
+        if self.state().paused:
+            raise NotRunning(f"{self.spec.name} is paused")
         found: dict[Stream, bytearray] = {"stdout": bytearray(), "stderr": bytearray()}
         try:
             process = Process(
@@ -285,7 +329,9 @@ class MemoryHandle(Handle):
         for process in self._processes[1:]:
             process.signal(9)
         with self._changed:
-            self._state = replace(self._state, status="exited", exit=status, finished_at=time.time())
+            self._state = replace(
+                self._state, status="exited", exit=status, finished_at=time.time(), paused=False
+            )
             self._changed.notify_all()
 
 

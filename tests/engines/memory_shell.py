@@ -97,7 +97,7 @@ class Process:
 
     def __init__(self, world: World, argv: tuple[str, ...], *, first: bool) -> None:
         self._world = world
-        self._argv = argv
+        self._argv = self.argv = argv
         self._first = first
         self._trap: str | None = None
         self._woken = threading.Condition()

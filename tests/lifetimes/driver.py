@@ -59,6 +59,11 @@ class Driver:
         handle.start()
         return f"{name} {handle.ip} {handle.id} {handle.state().started_at}"
 
+    def pause(self, name: str) -> str:
+        """Pause a container."""
+        self._handles[name].pause()
+        return name
+
     def limited(self, name: str) -> str:
         """Start a container with limits, which has control groups of its own; answer with its id."""
         spec = ContainerSpec(

@@ -66,3 +66,17 @@ def test_end_of_a_run_removes_its_control_groups(stage: Stage) -> None:
     assert _groups(stage)
     player.end()
     assert not _groups(stage)
+
+
+@pytest.mark.parametrize("victim", ["player", "supervisor", "gateway"])
+def test_kill_of_a_run_ends_paused_containers(stage: Stage, find: Anatomy, victim: str) -> None:
+    """What is paused ends with its run as fast as any other container."""
+    player = stage.play()
+    player.ask("start one")
+    assert player.ask("pause one") == "one"
+    assert _groups(stage)
+    pid = find(player, victim)
+    assert pid is not None
+    killed = time.monotonic()
+    os.kill(pid, signal.SIGKILL)
+    stage.gone(killed, f"{victim} killed")
