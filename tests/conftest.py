@@ -5,6 +5,7 @@ from __future__ import annotations
 pytest_plugins = (
     "pytester",
     "tests.plugins.authority",
+    "tests.plugins.clock",
     "tests.plugins.images",
     "tests.plugins.oracles",
     "tests.plugins.registries",

@@ -23,6 +23,14 @@ PARTS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
             "tests/runtime/network/test_firewall.py",
             "tests/runtime/network/test_netlink.py",
         ),
+        # Control groups are those of systemd here: version 2 alone, and a group that has processes.
+        "limits": (
+            "tests/runtime/test_cgroups.py",
+            "tests/lifetimes/test_groups.py",
+            "tests/attacks/test_memory.py",
+            "tests/test_limits.py",
+            "tests/test_resources.py",
+        ),
         "runtime": ("tests/runtime", "--ignore=tests/runtime/network"),
         "network": ("tests/runtime/network",),
         "engines": ("tests/engines/test_contract_exec.py", "tests/engines/test_contract_files.py"),
