@@ -261,15 +261,22 @@ class Container:
         grace_s = self._spec.stop_timeout_s if timeout is None else timeout
         self._handle.signal(signal_number(name))
         if self._handle.wait(grace_s).status == "running":
-            self.kill()
+            # Not `kill`: an end of its own in this very moment is what was asked for.
+            self._handle.signal(signals.SIGKILL)
+            self._require_end()
 
     def kill(self, signal: int | str = signals.SIGKILL) -> None:
         """Send a signal; return after SIGKILL when the process is gone. Raises NotRunning."""
         number = signal_number(signal)
         self.signal(number)
-        if number == signals.SIGKILL and self._handle.wait(_KILL_S).status == "running":
+        if number == signals.SIGKILL:
+            self._require_end()
+
+    def _require_end(self) -> None:
+        """Return when the process is gone after a SIGKILL. Raises NotReady."""
+        if self._handle.wait(_KILL_S).status == "running":
             raise NotReady(
-                f"{self.name} still runs {_KILL_S:g} s after {signal_name(number)}",
+                f"{self.name} still runs {_KILL_S:g} s after SIGKILL",
                 mend="a process in an uninterruptible wait ends when its disk or network answers",
             )
 
@@ -323,6 +330,11 @@ class Container:
         """End the container now and drop its files; nothing happens where it is gone already."""
         self._removed = True
         self._handle.remove()
+
+    @property
+    def lost(self) -> bool:
+        """Whether the run that it lived in has died, and the container with it."""
+        return self._handle.lost
 
     @property
     def removed(self) -> bool:

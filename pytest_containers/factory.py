@@ -44,9 +44,9 @@ class Keep:
         self._shared: dict[str, Shared] = {}
 
     def find(self, order: Order) -> Shared | None:
-        """Return the container of the same order, unless a test has removed it."""
+        """Return the container of the same order, unless a test has removed it, or its run has died."""
         shared = self._shared.get(order.fingerprint())
-        return None if shared is None or shared.container.removed else shared
+        return None if shared is None or shared.container.removed or shared.container.lost else shared
 
     def add(self, order: Order, container: Container, probe: Probe) -> None:
         """Share *container*, for which *probe* holds, with whoever orders the same."""

@@ -25,7 +25,7 @@ from pytest_containers import (
 )
 from pytest_containers.container import laid_over
 from pytest_containers.session import Session
-from pytest_containers.spec import ContainerSpec, ImageConfig
+from pytest_containers.spec import ContainerSpec, ContainerState, ImageConfig
 from tests.engines.memory import MemoryEngine, MemoryHandle
 from tests.engines.memory_files import HOST
 from tests.engines.programs import HANDLES_TERM, server
@@ -220,6 +220,27 @@ def test_stop_kills_after_the_grace(session: Session) -> None:
     box.start()
     box.stop(timeout=0)
     assert box.exit_code == 137
+
+
+def test_stop_of_what_ends_in_the_moment_after_the_grace(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that ends by itself between the end of the grace and the kill has been stopped."""
+    box = launch(session, command=SLEEP)
+    wait, waits = MemoryHandle.wait, []
+
+    def and_then_it_ends(handle: MemoryHandle, timeout_s: float | None = None) -> ContainerState:
+        state = wait(handle, timeout_s)
+        waits.append(state.status)
+        if len(waits) == 1:
+            handle.signal(signal.SIGKILL)
+            wait(handle, PATIENT)
+        return state
+
+    monkeypatch.setattr(MemoryHandle, "wait", and_then_it_ends)
+    box.stop(timeout=0)
+    assert waits[0] == "running"
+    assert box.state == "exited"
 
 
 @pytest.mark.parametrize(

@@ -93,6 +93,11 @@ class Handle(ABC):
         """The address that peers on the container's network use."""
 
     @property
+    def lost(self) -> bool:
+        """Whether what ran it is gone, and the container with it: nothing else can be asked of it."""
+        return False
+
+    @property
     @abstractmethod
     def tree(self) -> Tree:
         """The container's files."""

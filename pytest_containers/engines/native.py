@@ -14,8 +14,10 @@ import tarfile
 import tempfile
 import threading
 import time
+import weakref
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -33,6 +35,7 @@ __all__ = ["NativeEngine", "fresh_run_folder", "preflight"]
 
 _FEATURES: Final = frozenset(("binds", "limits", "tmpfs", "run-lifetime", "internal-networks"))
 _END_S: Final = 10.0
+_ATTEMPTS: Final = 3
 
 
 def fresh_run_folder() -> Path:
@@ -79,6 +82,8 @@ class NativeEngine(Engine):
         self._janitor: subprocess.Popen[bytes] | None = None
         self._connection: client.Connection | None = None
         self._spawned = False
+        self._closed = False
+        os.register_at_fork(after_in_child=partial(_forget_parent, weakref.ref(self)))
 
     @property
     def name(self) -> str:
@@ -118,14 +123,57 @@ class NativeEngine(Engine):
         self._spawned = True
 
     def _connected(self) -> client.Connection:
+        """Return the connection to the run; where that has died, to a fresh one."""
         with self._lock, openfiles.explained(client.WHO):
+            if self._closed:
+                raise EngineError(
+                    f"no supervisor answers for the run in {self._folder}",
+                    seen="this engine is closed",
+                    mend="use containers before the end of the test session",
+                )
+            if self._connection is not None and self._connection.lost:
+                self._connection.close()
+                self._connection = None
+                self._forget_run()
             if self._connection is None:
-                self._spawn()
-                self._connection = client.connect(self._folder)
+                self._connection = self._connect()
                 if self._janitor is not None and self._owner_pid != os.getpid():
                     # What we started has made a janitor that outlives us, and has ended.
-                    self._janitor.wait(_END_S)
+                    self._await_janitor()
             return self._connection
+
+    def _connect(self) -> client.Connection:
+        """Connect to the run, and start it where it is not there, or not any more."""
+        attempts = _ATTEMPTS
+        while True:
+            self._spawn()
+            try:
+                return client.connect(self._folder, guest=self._owner_pid != os.getpid())
+            except EngineError:
+                attempts -= 1
+                # It died before it answered: its janitor removes what is left, and then there is room.
+                if not attempts or not client.wait_until_free(self._folder, _END_S):
+                    raise
+                self._forget_run()
+
+    def _forget_run(self) -> None:
+        self._await_janitor()
+        self._spawned = False
+
+    def _await_janitor(self) -> None:
+        """Reap the janitor we started. One that takes long removes files, for which it needs nobody."""
+        janitor, self._janitor = self._janitor, None
+        if janitor is None:
+            return
+        try:
+            janitor.wait(_END_S)
+        except subprocess.TimeoutExpired:
+            threading.Thread(target=janitor.wait, name="containers-janitor", daemon=True).start()
+
+    def forget_parent(self) -> None:
+        """Make a fork's copy of this engine the fork's own; for the fork alone."""
+        self._lock = threading.Lock()
+        self._janitor = None
 
     def create(self, spec: ContainerSpec, image: ImageRecord) -> Handle:
         """Make a container: its files, its address, nothing running."""
@@ -177,8 +225,8 @@ class NativeEngine(Engine):
             if self._connection is not None:
                 self._connection.close()
             self._connection = None
-            if self._janitor is not None:
-                self._janitor.wait(_END_S)
+            self._closed = True
+            self._await_janitor()
         if owner and os.path.exists(self._folder):  # its janitor was killed, or refused
             with contextlib.suppress(HostError):
                 folders.withdraw(self._folder)
@@ -193,8 +241,14 @@ class NativeEngine(Engine):
                 self._connection.tell(messages.Shutdown())
 
 
+def _forget_parent(engine: weakref.ref[NativeEngine]) -> None:
+    if (known := engine()) is not None:
+        known.forget_parent()
+
+
 class _NativeNetwork(Network):
     def __init__(self, connection: client.Connection, name: str, subnet: str) -> None:
+        self._maker_pid = os.getpid()
         self._connection = connection
         self._name = name
         self._subnet = subnet
@@ -208,7 +262,9 @@ class _NativeNetwork(Network):
         return self._subnet
 
     def remove(self) -> None:
-        self._connection.tell(messages.RemoveNetwork(name=self._name))
+        # A fork's own connection does not have it, and a run that has died took it along.
+        if os.getpid() == self._maker_pid and not self._connection.lost:
+            self._connection.tell(messages.RemoveNetwork(name=self._name))
 
 
 def _pack(files: Mapping[str, bytes], into: BinaryIO) -> None:

@@ -8,6 +8,7 @@ import select
 import socket
 import tempfile
 import threading
+import time
 import weakref
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, BinaryIO, Final, Self, TypeVar
 
 from pytest_containers.engines.base import Handle, Tree
 from pytest_containers.engines.native_images import NativeImages
-from pytest_containers.errors import Unsupported
+from pytest_containers.errors import EngineError, Unsupported
 from pytest_containers.runtime import client, logs, messages, openfiles
 from pytest_containers.spec import (
     Address,
@@ -41,6 +42,7 @@ __all__ = ["NativeHandle"]
 
 _Answer = TypeVar("_Answer")
 _BACKLOG: Final = 128
+_LONGEST_S: Final = 3600.0
 _CHUNK_BYTES: Final = 1 << 16
 # More than the largest pipe holds (1 MiB, pipe(7)); what floods a pipe in the background has no end.
 _READS_PER_TURN: Final = 17
@@ -87,12 +89,18 @@ class NativeHandle(Handle):
         weakref.finalize(self, self._held.close)
         self._tree = _NativeTree(connection, created.id, images, image)
         self._lock = threading.Lock()
+        self._maker_pid = os.getpid()
         self._published: dict[int, Address] = {}
 
     @property
     def id(self) -> str:
         """64 hexadecimal digits."""
         return self._created.id
+
+    @property
+    def lost(self) -> bool:
+        """Whether the supervisor is gone, and the container with it."""
+        return self._connection.lost
 
     @property
     def ip(self) -> str:
@@ -107,9 +115,7 @@ class NativeHandle(Handle):
     def start(self) -> None:
         """Run the first process; return when its exec has happened."""
         _, pidfds = self._connection.ask(messages.Start(id=self.id))
-        with self._lock:
-            self._held.forget_pidfd()
-            self._held.pidfd = pidfds[0] if pidfds else -1
+        self._adopt(pidfds)
 
     def state(self) -> ContainerState:
         """Return the state as it is now."""
@@ -117,17 +123,40 @@ class NativeHandle(Handle):
 
     def wait(self, timeout_s: float | None = None) -> ContainerState:
         """Return the state when the first process has ended, or as it is after *timeout_s*."""
+        deadline = None if timeout_s is None else time.monotonic() + max(0.0, timeout_s)
+        while True:
+            if not self._poll(deadline):
+                return self.state()
+            # Its process has ended, or is one that another process of the run has started.
+            state, pidfds = self._connection.ask(messages.State(id=self.id, pidfd=True))
+            self._adopt(pidfds)
+            if state.status != "running" or (deadline is not None and time.monotonic() >= deadline):
+                return state
+
+    def _poll(self, deadline: float | None) -> bool:
+        """Wait until the process that we know has ended; return whether it has, or we know none."""
         with self._lock:
             pidfd = os.dup(self._held.pidfd) if self._held.pidfd >= 0 else -1
-        if pidfd >= 0:
-            try:
-                # The pidfd is the process itself: no supervisor is asked until it has ended.
-                poll = select.poll()
-                poll.register(pidfd, select.POLLIN)
-                poll.poll(None if timeout_s is None else max(0.0, timeout_s) * 1000)
-            finally:
-                os.close(pidfd)
-        return self.state()
+        if pidfd < 0:
+            return True
+        try:
+            # The pidfd is the process itself: no supervisor is asked until it has ended.
+            poll = select.poll()
+            poll.register(pidfd, select.POLLIN)
+            while True:
+                # poll(2) counts milliseconds in an int.
+                left_s = _LONGEST_S if deadline is None else max(0.0, deadline - time.monotonic())
+                if poll.poll(min(left_s, _LONGEST_S) * 1000):
+                    return True
+                if left_s < _LONGEST_S:
+                    return False
+        finally:
+            os.close(pidfd)
+
+    def _adopt(self, pidfds: list[int]) -> None:
+        with self._lock:
+            self._held.forget_pidfd()
+            self._held.pidfd = pidfds[0] if pidfds else -1
 
     def signal(self, number: int) -> None:
         """Send a signal to the first process."""
@@ -204,9 +233,17 @@ class NativeHandle(Handle):
             return Address(*listener.getsockname())
 
     def remove(self) -> None:
-        """Kill what runs and drop the files, and the log with them."""
+        """Kill what runs and drop the files, and the log with them.
+
+        A fork of the process that made it gives up its copies alone: the container is not the fork's.
+        Where the supervisor is gone there is nothing else to give up.
+        """
         try:
-            self._connection.tell(messages.Remove(id=self.id))
+            if os.getpid() == self._maker_pid:
+                self._connection.tell(messages.Remove(id=self.id))
+        except EngineError:
+            if not self.lost:
+                raise
         finally:
             with self._lock:
                 self._held.close()
@@ -295,11 +332,18 @@ class _Capture:
     """Two pipes that a process writes into while we wait for something else."""
 
     def __init__(self) -> None:
-        self._pipes = (os.pipe2(os.O_CLOEXEC), os.pipe2(os.O_CLOEXEC))
-        self._wake = _Wake()
-        self._found = (bytearray(), bytearray())
-        for ours, _ in self._pipes:
-            os.set_blocking(ours, False)
+        with contextlib.ExitStack() as undo:
+            made: list[tuple[int, int]] = []
+            for _ in range(2):
+                made.append(os.pipe2(os.O_CLOEXEC))
+                for descriptor in made[-1]:
+                    undo.callback(os.close, descriptor)
+            self._pipes = (made[0], made[1])
+            self._wake = undo.enter_context(_Wake())
+            self._found = (bytearray(), bytearray())
+            for ours, _ in self._pipes:
+                os.set_blocking(ours, False)
+            self._closing = undo.pop_all()
 
     @property
     def theirs(self) -> tuple[int, int]:
@@ -317,9 +361,7 @@ class _Capture:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for descriptor in (*self._pipes[0], *self._pipes[1]):
-            os.close(descriptor)
-        self._wake.__exit__(kind, error, trace)
+        self._closing.close()
 
     def until(self, future: Future[_Answer], feed: _Feed) -> _Answer:
         """Read both pipes, and feed the third, until *future* is there; then read what they hold.

@@ -1,7 +1,8 @@
 """The pytest side of a run: starts it where it is not yet, and talks to its supervisor (floor 1).
 
 A `Connection` may be used by several threads; one reader thread hands the answers out. A fork of
-the process closes its copy, so that only the process that opened it keeps the run alive.
+the process closes its copy, so that only the process that opened it keeps the run alive, and opens
+a connection of its own when it asks for something: what it makes ends with it.
 """
 
 from __future__ import annotations
@@ -11,19 +12,23 @@ import os
 import socket
 import subprocess
 import threading
+import time
+import weakref
 from collections.abc import Sequence
 from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple, TypeVar, cast
 
 from pytest_containers.errors import ContainersError, EngineError, HostError
 from pytest_containers.runtime import folders, interpreter, messages, openfiles
 
-__all__ = ["WHO", "Connection", "connect", "spawn"]
+__all__ = ["WHO", "Connection", "connect", "spawn", "wait_until_free"]
 
 Answer = TypeVar("Answer")
 WHO: Final = "the test process"
 _BACKLOG: Final = 128
+_LOOK_AGAIN_S: Final = 0.01
 # The whole interpreter that a janitor starts: isolated, no site, and its path as we say (-I -S).
 _START: Final = (
     "import os, sys; os.close(int(sys.argv[6])); sys.path += sys.argv[7:];"
@@ -39,7 +44,10 @@ def spawn(folder: Path, owner_pid: int) -> subprocess.Popen[bytes] | None:
     Sweeps what dead runs left. Raises HostError where the place for runs is somebody else's.
     """
     with folders.hold() as base:
-        if (folder / folders.SOCKET).exists():
+        # A socket whose folder nobody holds is what a dead run left; a refusal is still to be read.
+        if (folder / folders.SOCKET).exists() and not (
+            folders.is_free(folder) and not folders.refusal(folder)
+        ):
             return None
         folders.sweep(base)
         with contextlib.ExitStack() as ours:
@@ -81,11 +89,22 @@ def _start_janitor(
         os.close(view)
 
 
-def connect(folder: Path) -> Connection:
+def connect(folder: Path, *, guest: bool = False) -> Connection:
     """Return a connection to the run of *folder*.
 
-    Raises EngineError where nobody answers, and what kept the run from beginning where that is known.
+    The end of a *guest* is never the end of the run. Raises EngineError where nobody answers, and
+    what kept the run from beginning where that is known.
     """
+    connection = Connection(_knock(folder), folder)
+    try:
+        connection.greet(guest=guest)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _knock(folder: Path) -> socket.socket:
     channel = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
         channel.connect(str(folder / folders.SOCKET))
@@ -96,18 +115,18 @@ def connect(folder: Path) -> Connection:
             seen=str(error),
             mend="start the test run again; `pytest-containers prune` removes what is left of this one",
         ) from error
-    with contextlib.ExitStack() as undo:
-        connection = Connection(channel, folder)
-        undo.callback(connection.close)
-        me = os.pidfd_open(os.getpid())
-        try:
-            connection.ask(messages.Hello(version=messages.VERSION), (me,))
-        except EngineError as error:
-            raise folders.refusal(folder) or error from None
-        finally:
-            os.close(me)
-        undo.pop_all()
-    return connection
+    return channel
+
+
+def wait_until_free(folder: Path, timeout_s: float) -> bool:
+    """Return whether no process of a run holds *folder* within *timeout_s*."""
+    deadline = time.monotonic() + timeout_s
+    pause = threading.Event()
+    while not folders.is_free(folder):
+        if time.monotonic() > deadline:
+            return False
+        pause.wait(_LOOK_AGAIN_S)
+    return True
 
 
 class _Waiting(NamedTuple):
@@ -132,18 +151,54 @@ class Connection:
 
     def __init__(self, channel: socket.socket, folder: Path) -> None:
         self.folder = folder
+        self._lock = threading.RLock()
+        self._begin(channel)
+        os.register_at_fork(after_in_child=partial(_forget, weakref.ref(self)))
+
+    def _begin(self, channel: socket.socket) -> None:
         self._channel = channel
-        self._lock = threading.Lock()
         self._number = 0
         self._waiting: dict[int, _Waiting] = {}
         self._ended = False
+        self._forked = False
         self._reader = threading.Thread(target=self._read, name="containers", daemon=True)
         self._reader.start()
-        os.register_at_fork(after_in_child=self._forget)
 
-    def _forget(self) -> None:
-        self._ended = True
+    def forget(self) -> None:
+        """Close the copy that a fork has of this connection; the next request opens one of its own."""
         self._channel.close()
+        # Another thread of the parent may have held the lock in the moment of the fork.
+        self._lock = threading.RLock()
+        self._waiting = {}
+        self._forked = not self._ended
+        self._ended = True
+
+    def _reopen(self) -> None:
+        try:
+            self._begin(_knock(self.folder))
+            self.greet(guest=True)
+        except (ContainersError, OSError) as error:
+            self._ended = True
+            raise EngineError(
+                "this fork of the test process has no connection to the run",
+                seen=getattr(error, "what", str(error)),
+                mend="use the container in the process that started it, or while that one runs",
+            ) from error
+
+    @property
+    def lost(self) -> bool:
+        """Whether the supervisor is gone, or `close` was called."""
+        return self._ended and not self._forked
+
+    def greet(self, *, guest: bool) -> None:
+        """Say who we are. Raises what kept the run from beginning."""
+        me = os.pidfd_open(os.getpid())
+        try:
+            self.tell(messages.Hello(version=messages.VERSION, guest=guest), (me,))
+        except EngineError as error:
+            raise folders.refusal(self.folder) or error from None
+        finally:
+            os.close(me)
 
     def post(
         self, request: messages.Request[Answer], descriptors: Sequence[int] = ()
@@ -154,6 +209,8 @@ class Connection:
         """
         future: Future[tuple[Answer, list[int]]] = Future()
         with self._lock:
+            if self._forked:
+                self._reopen()
             if self._ended:
                 raise _gone()
             self._number += 1
@@ -219,13 +276,18 @@ class Connection:
 
     def close(self) -> None:
         """End the connection, and with it what it owns; doing so twice is allowed."""
-        self._ended = True
+        self._ended, self._forked = True, False
         try:
             self._channel.shutdown(socket.SHUT_RDWR)
         except OSError:
             return
         self._reader.join()
         self._channel.close()
+
+
+def _forget(connection: weakref.ref[Connection]) -> None:
+    if (known := connection()) is not None:
+        known.forget()
 
 
 def _close(descriptors: Sequence[int]) -> None:
@@ -237,5 +299,6 @@ def _gone() -> EngineError:
     return EngineError(
         "the run's supervisor is gone, and all its containers with it",
         seen="its socket is closed",
-        mend="look for a kill or an out-of-memory end in the system's log; its own last words are on stderr",
+        mend="look for a kill or an out-of-memory end in the system's log; its own last words are on stderr. "
+        "The next container starts in a fresh run",
     )

@@ -19,7 +19,19 @@ from typing import Final
 from pytest_containers.errors import ContainersError, HostError, from_wire, to_wire
 from pytest_containers.runtime import cgroups, userns
 
-__all__ = ["SOCKET", "base", "end", "fresh", "hold", "make", "refusal", "refuse", "sweep", "withdraw"]
+__all__ = [
+    "SOCKET",
+    "base",
+    "end",
+    "fresh",
+    "hold",
+    "is_free",
+    "make",
+    "refusal",
+    "refuse",
+    "sweep",
+    "withdraw",
+]
 
 SOCKET: Final = "supervisor.sock"
 _REFUSAL: Final = "refusal.json"
@@ -101,7 +113,7 @@ def make(folder: Path) -> int:
     """Make a run folder; return the descriptor that holds its lock. The caller holds `hold`."""
     folder.mkdir(mode=0o700)
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)  # `is_free` of another process may hold it for a moment
     return descriptor
 
 
@@ -133,6 +145,21 @@ def _swept(path: Path) -> bool:
         return True
     finally:
         os.close(descriptor)
+
+
+def is_free(folder: Path) -> bool:
+    """Return whether no process of a run holds the run folder *folder*, or it is not there."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return True
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(descriptor)
+    return True
 
 
 def end(folder: Path) -> None:

@@ -169,6 +169,7 @@ class Hello(Request[Greeting]):
 
     answer: ClassVar[type[object]] = Greeting
     version: str
+    guest: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -217,10 +218,11 @@ class Start(Request[Started]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class State(Request[ContainerState]):
-    """Ask for the state as it is now."""
+    """Ask for the state as it is now; with *pidfd* that of the first process comes along while it runs."""
 
     answer: ClassVar[type[object]] = ContainerState
     id: str
+    pidfd: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

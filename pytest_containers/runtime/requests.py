@@ -89,7 +89,10 @@ class Requests:
             case messages.Read() | messages.Write() | messages.Stat() | messages.Changes() | messages.Layer():
                 return (yield from self._files(request, descriptors))
             case messages.State():
-                return Answered(noun=self._known(request.id).state)
+                sandbox = self._known(request.id)
+                state = sandbox.state
+                pidfds = (sandbox.child.pidfd,) if request.pidfd and sandbox.child else ()
+                return Answered(noun=state, descriptors=pidfds)
             case messages.Signal():
                 sandbox = self._known(request.id)
                 sandbox.reap()

@@ -36,6 +36,7 @@ class _Connection:
     channel: socket.socket
     outbox: Outbox
     pidfd: int = -1
+    guest: bool = False
     owner: Owner
     tasks: set[Task[Answered]] = field(default_factory=set)
     watches: list[tuple[int, Callable[[], None]]] = field(default_factory=list)
@@ -60,6 +61,8 @@ class Service:
         self._requests = Requests(run)
         self._connections: set[_Connection] = set()
         self._accepted = 0
+        # Whether a client that was more than a guest has left: then the last of all ends the run.
+        self._hosted = False
 
     def serve(self) -> None:
         """Serve until the run's end."""
@@ -171,6 +174,7 @@ class Service:
                 seen=f"{request.version} asks, {messages.VERSION} answers",
                 mend="end the older run, then start again",
             )
+        connection.guest = request.guest
         if descriptors and connection.pidfd < 0:
             pidfd = os.dup(descriptors[0])
             try:
@@ -225,7 +229,8 @@ class Service:
         connection.channel.close()
         if connection.pidfd >= 0:
             os.close(connection.pidfd)
-        if not self._connections and not self._lingers:
+        self._hosted = self._hosted or not connection.guest
+        if not self._connections and not self._lingers and self._hosted:
             self._run.loop.end()
             return
         # Nobody is left to be told of a failure; the run's end takes what this leaves.
