@@ -28,12 +28,12 @@ from pytest_containers.engines.native_registries import NativeRegistries
 from pytest_containers.engines.native_store import StorePlace
 from pytest_containers.errors import EngineError, HostError, SpecInvalid, Unsupported
 from pytest_containers.inventory import RegistryAccess
-from pytest_containers.runtime import client, folders, messages, openfiles
+from pytest_containers.runtime import client, folders, messages, openfiles, reaper
 from pytest_containers.spec import ContainerSpec, ImageRecord
 
 __all__ = ["NativeEngine", "fresh_run_folder", "preflight"]
 
-_FEATURES: Final = frozenset(("binds", "limits", "tmpfs", "run-lifetime", "internal-networks"))
+_FEATURES: Final = frozenset(("binds", "init", "limits", "tmpfs", "run-lifetime", "internal-networks"))
 _END_S: Final = 10.0
 _ATTEMPTS: Final = 3
 
@@ -202,8 +202,13 @@ class NativeEngine(Engine):
         return NativeHandle(connection, created, log, self._images, image, lease)
 
     def _refuse_what_is_missing(self, spec: ContainerSpec) -> None:
-        if spec.init:
-            raise Unsupported.of(self.name, "init", mend="leave init= out, or run an init that the image has")
+        if spec.init and not reaper.is_supported():
+            raise Unsupported.of(
+                self.name,
+                "init",
+                seen=f"a machine of the kind {os.uname().machine}",
+                mend="leave init= out, or run an init that the image has",
+            )
 
     def network(self, name: str, *, internal: bool = False) -> Network:
         """Make a network."""

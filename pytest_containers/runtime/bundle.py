@@ -28,6 +28,7 @@ class Process:
     """One process to be: *env* as ``KEY=value``, *capabilities* as a bit mask.
 
     *filter* judges its system calls, None where nothing does.
+    With *init* a small program of ours is in its place, and the process is a child of that.
     """
 
     argv: tuple[str, ...]
@@ -38,6 +39,7 @@ class Process:
     no_new_privs: bool
     ulimits: tuple[Ulimit, ...] = ()
     filter: Filter | None = None
+    init: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,6 +143,7 @@ def bundle(spec: ContainerSpec, config: ImageConfig, container_id: str, *, held:
             no_new_privs=spec.no_new_privs,
             ulimits=spec.ulimits,
             filter=system_call_filter(profile, capabilities.names_in(mask), last=spec.no_new_privs),
+            init=spec.init,
         ),
         hostname=hostname,
         binds=spec.binds,

@@ -29,7 +29,7 @@ from pytest_containers.errors import (
     StartError,
     to_wire,
 )
-from pytest_containers.runtime import accounts, capabilities, syscalls
+from pytest_containers.runtime import accounts, capabilities, reaper, syscalls
 from pytest_containers.runtime.bundle import DEFAULT_PATH, Process
 from pytest_containers.runtime.seccomp.filters import Filter
 from pytest_containers.spec import Ulimit
@@ -75,11 +75,15 @@ def fail(error: ContainersError) -> NoReturn:
 
 
 class Prepared(NamedTuple):
-    """What `prepare` leaves to `execute`; *filter* where it is still to be loaded."""
+    """What `prepare` leaves to `execute`.
+
+    *filter* where it is still to be loaded; *init* is a descriptor of the program for pid 1, or -1.
+    """
 
     argv: tuple[str, ...]
     env: dict[str, str]
     filter: Filter | None
+    init: int
 
 
 def become(process: Process, *, last_capability: int) -> NoReturn:
@@ -99,6 +103,7 @@ def prepare(process: Process, *, last_capability: int) -> Prepared:
     account = accounts.lookup(process.user)
     env = dict(pair.split("=", 1) for pair in process.env)
     env.setdefault("HOME", account.home)
+    init = reaper.prepare() if process.init else -1
     _enter_workdir(process.workdir)
     os.umask(0o022)
     _set_limits(process.ulimits)
@@ -114,9 +119,9 @@ def prepare(process: Process, *, last_capability: int) -> Prepared:
     # Another user makes the kernel forget that we are hidden (fs.suid_dumpable, proc_sys_fs(5)).
     syscalls.hide_from_tracers()
     if not process.no_new_privs:
-        return Prepared(process.argv, env, None)
+        return Prepared(process.argv, env, None, init)
     syscalls.no_new_privileges()
-    return Prepared(process.argv, env, process.filter)
+    return Prepared(process.argv, env, process.filter, init)
 
 
 def execute(prepared: Prepared) -> NoReturn:
@@ -124,6 +129,8 @@ def execute(prepared: Prepared) -> NoReturn:
     os.setsid()
     if prepared.filter is not None:
         syscalls.load_seccomp_filter(*prepared.filter)
+    if prepared.init >= 0:
+        reaper.become_reaper(prepared.init, prepared.env)
     _exec(prepared.argv, prepared.env)
 
 

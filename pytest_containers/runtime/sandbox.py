@@ -165,7 +165,9 @@ class Sandbox:
         if self.group is not None and self.group.has_memory:
             before, self._oom_kills = self._oom_kills, self.group.oom_kills()
             return self._oom_kills > before
-        return status.signal == signal.SIGKILL and not self._killed and self.run.memory.take_oom_kill()
+        # With init=True pid 1 tells of its child's end by its own exit code.
+        killed = status.code == 128 + signal.SIGKILL and (status.signal or self.spec.init)
+        return bool(killed) and not self._killed and self.run.memory.take_oom_kill()
 
     def unname(self) -> None:
         """Let peers look its names up in vain, as those of any machine that is not there.

@@ -410,5 +410,4 @@ LACKING: Final = (
         "data",
         "./path",
     ),
-    case("`init=True`", starts('"127.0.0.1:1/app", init=True'), "Unsupported", "init"),
 )
