@@ -18,8 +18,8 @@ from typing import Never, cast
 
 from pytest_containers.engines.base import Handle
 from pytest_containers.errors import NotRunning
-from pytest_containers.output import Lines
-from pytest_containers.spec import ExecSpec, Healthcheck, LogLine, Port, Stream
+from pytest_containers.output import PIECE_BYTES, Lines, RawLine, decoded, shown
+from pytest_containers.spec import ExecSpec, Healthcheck, Port, Stream
 
 __all__ = [
     "READY",
@@ -82,12 +82,13 @@ def in_words(error: Exception) -> str:
 
 
 class LogProgress:
-    """How far one log probe has read, and how many whole lines matched."""
+    """How far one log probe has read, how many whole lines matched, and how many that have not ended."""
 
     def __init__(self, position: int) -> None:
         self.position = position
         self.matches = 0
-        self.lines = Lines()
+        self.open_matches = 0
+        self.lines = Lines(limit_bytes=PIECE_BYTES)
 
 
 class PortProgress:
@@ -241,7 +242,10 @@ def _missing(missing: Sequence[Port], bound: frozenset[Port], target: Target) ->
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Logged(Probe):
-    """Holds when *times* lines of the output match; a line that has not ended yet counts too."""
+    """Holds when *times* lines of the output match; a line that has not ended yet counts too.
+
+    Of a line longer than 1 MiB the beginning is looked at.
+    """
 
     pattern: re.Pattern[str]
     times: int = 1
@@ -258,13 +262,24 @@ class Logged(Probe):
         progress = target.progress.get(self)
         if progress is None:
             progress = target.progress[self] = LogProgress(target.log_from)
-        chunks, progress.position = target.handle.logs(progress.position)
-        progress.matches += sum(map(self._hit, progress.lines.feed(chunks)))
-        found = progress.matches + sum(map(self._hit, progress.lines.rest()))
+        while progress.matches < self.times:
+            chunks, progress.position = target.handle.logs(progress.position, limit_bytes=PIECE_BYTES)
+            if not chunks:
+                break
+            progress.matches += sum(map(self._hit, progress.lines.cut(chunks)))
+            open_ones = progress.lines.rest()
+            progress.open_matches = sum(self._matches(line.stream, line.text) for line in open_ones)
+            if time.monotonic() >= target.deadline:
+                break
+        found = progress.matches + progress.open_matches
         return READY if found >= self.times else not_yet(f"{found} of {self.times} lines matched")
 
-    def _hit(self, line: LogLine) -> bool:
-        return self.stream in (None, line.stream) and self.pattern.search(line.text) is not None
+    def _hit(self, line: RawLine) -> bool:
+        _, stream, content = line
+        return self._matches(stream, decoded(content))
+
+    def _matches(self, stream: Stream, text: str) -> bool:
+        return self.stream in (None, stream) and self.pattern.search(text) is not None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -437,5 +452,5 @@ def _run(probe: Probe, target: Target, spec: ExecSpec, wanted: int) -> Verdict:
         return READY
     said = (result.stderr.strip() or result.stdout.strip())[-_SAID:]
     return target.answered(
-        probe, f"{spec.argv[0]} ended with {result.exit_code}" + (f": {said}" if said else "")
+        probe, f"{spec.argv[0]} ended with {result.exit_code}" + (f": {shown(said)}" if said else "")
     )

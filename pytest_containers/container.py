@@ -19,7 +19,7 @@ from pytest_containers.checks import Target
 from pytest_containers.engines.base import Handle, Tree
 from pytest_containers.errors import ContainersError, ExecFailed, NotReady, NotRunning, SpecInvalid
 from pytest_containers.exits import describe_state, signal_name, signal_number
-from pytest_containers.output import Lines, joined, transcript
+from pytest_containers.output import PIECE_BYTES, Lines, as_line, excerpt, joined, through, transcript
 from pytest_containers.probe import Probe, ProbeLike, as_probe, outcome, split, wait_until
 from pytest_containers.spec import (
     Address,
@@ -183,26 +183,48 @@ class Container:
         if check and result.exit_code != 0:
             raise ExecFailed(
                 f"{list(spec.argv)} in {self.name} ended with exit code {result.exit_code}",
-                seen="\n".join(filter(None, (result.stdout.strip(), result.stderr.strip()))) or "no output",
+                seen="\n".join(filter(None, map(excerpt, (result.stdout, result.stderr)))) or "no output",
             )
         return result
 
-    def logs(self, *, since: datetime.datetime | None = None, stream: Stream | None = None) -> str:
-        """Return the output up to now: of one stream, or of both in the order it was written."""
-        chunks, _ = self._handle.logs()
-        return joined(chunks, stream=stream, since=since)
+    def logs(
+        self,
+        *,
+        since: datetime.datetime | None = None,
+        stream: Stream | None = None,
+        tail: int | None = None,
+    ) -> str:
+        """Return the output up to now: of one stream, or of both in the order it was written.
+
+        With *tail* the last so many lines of it, for which no more is read than is returned. A log ends at
+        256 MiB, and all of it that is asked for is held in memory.
+        """
+        if tail is None:
+            return joined(through(self._handle), stream=stream, since=since)
+        if tail < 0:
+            raise SpecInvalid(f"tail={tail} is no number of lines", mend="give a number, 0 or more")
+        limit_bytes = PIECE_BYTES
+        while True:
+            end = self._handle.log_tail(limit_bytes)
+            lines = joined(end.chunks, stream=stream, since=since).split("\n")
+            ended = not lines[-1]
+            if not end.is_cut or len(lines) - ended > tail:
+                return "\n".join(lines[max(0, len(lines) - ended - tail) :]) if tail else ""
+            limit_bytes *= 4
 
     def log_lines(self, *, follow: bool = False) -> Iterator[LogLine]:
         """Yield the output line by line; with *follow* also what is still to come, until the exit."""
         lines, position = Lines(), 0
         while True:
             going_on = follow and self._handle.state().exit is None
-            chunks, position = self._handle.logs(position)
-            yield from lines.feed(chunks)
+            chunks, position = self._handle.logs(position, limit_bytes=PIECE_BYTES)
+            for line in lines.cut(chunks):
+                yield as_line(*line)
+            if chunks:
+                continue
             if not going_on:
                 break
-            if not chunks:
-                self._handle.wait(timeout_s=_FOLLOW_S)
+            self._handle.wait(timeout_s=_FOLLOW_S)
         yield from lines.rest()
 
     def wait_for(self, probe: ProbeLike, *, timeout: float | None = None) -> None:
@@ -244,7 +266,7 @@ class Container:
         kin, ContainerExited, NotReady.
         """
         if self._handle.state().status == "exited":
-            _, self._log_from = self._handle.logs(self._log_from)
+            self._log_from = self._handle.log_tail(0).position
         self._handle.start()
         self.wait_for(self._ready)
 

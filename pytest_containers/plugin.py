@@ -294,8 +294,17 @@ class RunPlugin:
         report = yield
         if report.failed:
             shown: list[tuple[str, str]] = item.stash.get(_SECTIONS, [])
-            report.sections.extend(shown or self._sections())
+            self._show(report, shown or self._sections())
         return report
+
+    def _show(self, report: pytest.TestReport, sections: list[tuple[str, str]]) -> None:
+        """Add sections to a report; a junit file has of them what belongs to the failure's own text."""
+        add = getattr(report.longrepr, "addsection", None)
+        if add is None or not self._config.getoption("xmlpath", None):
+            report.sections.extend(sections)
+            return
+        for title, text in sections:
+            add(title, text)
 
     def _names(self) -> Iterable[str]:
         names: Iterable[str] = getattr(self._item, "fixturenames", ())

@@ -30,7 +30,7 @@ from pytest_containers.engines.base import Handle
 from pytest_containers.errors import ContainerExited, NotReady, SpecInvalid
 from pytest_containers.exchanges import Exchange, Http
 from pytest_containers.exits import describe_state
-from pytest_containers.output import last_lines
+from pytest_containers.output import last_lines, shown
 from pytest_containers.spec import ContainerState, Healthcheck, Port, Stream
 
 __all__ = [
@@ -238,9 +238,9 @@ def outcome(handle: Handle, state: ContainerState, *facts: str) -> str:
     """Return what a person wants to see of a container that failed: state, facts, last lines."""
     lines = last_lines(handle, _SHOWN_LINES)
     last = "last line of output:" if len(lines) == 1 else f"last {len(lines)} lines of output:"
-    shown = [last if lines else "no output"]
-    shown.extend(f"  {line.stream} | {line.text}" for line in lines)
-    return "\n".join([describe_state(state), *facts, *shown])
+    said = [last if lines else "no output"]
+    said.extend(f"  {line.stream} | {shown(line.text)}" for line in lines)
+    return "\n".join([describe_state(state), *facts, *said])
 
 
 def _look(probe: Probe, target: Target) -> Verdict:

@@ -34,6 +34,7 @@ __all__ = [
     "Limits",
     "LogChunk",
     "LogLine",
+    "LogTail",
     "Port",
     "ProcessEntry",
     "PullPolicy",
@@ -342,6 +343,15 @@ class LogChunk:
     time: float
     stream: Stream
     content: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogTail:
+    """The end of a log. *is_cut* where something stands before it; *position* is that of the log's end."""
+
+    chunks: tuple[LogChunk, ...]
+    is_cut: bool
+    position: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 
-from pytest_containers.output import Lines, joined, last_lines
+from pytest_containers.output import Lines, excerpt, joined, last_lines, shown
 from pytest_containers.spec import LogChunk, Stream
 from tests.engines.sessions import launch, open_session
 
@@ -69,4 +69,46 @@ def test_last_lines_are_the_last() -> None:
     container.wait()
     assert [line.text for line in last_lines(container._handle, 2)] == ["c", "d"]
     assert last_lines(container._handle, 0) == ()
+    session.close()
+
+
+def test_shown_escapes_what_a_terminal_obeys() -> None:
+    """Colours, titles, bells and overwritten lines are told, not obeyed; text and tabs stay."""
+    assert shown("\x1b[31mred\x1b]0;title\x07 \x9b2J\rover\x7f") == (
+        "\\x1b[31mred\\x1b]0;title\\x07 \\x9b2J\\x0dover\\x7f"
+    )
+    assert shown("caf\xe9\tx") == "caf\xe9\tx"
+
+
+def test_shown_cuts_a_line() -> None:
+    """A line is shown up to 4,096 characters, and how many follow."""
+    assert shown("x" * 4096) == "x" * 4096
+    assert shown("x" * 5000) == "x" * 4096 + " [904 more characters]"
+
+
+def test_excerpt_is_the_end() -> None:
+    """Of a long output the last 64 KiB are shown, by lines."""
+    said = excerpt("begin\n" + "line \x1b\n" * 20_000).splitlines()
+    assert said[0].endswith("characters before]")
+    assert said[-1] == "line \\x1b"
+    assert excerpt("short\n") == "short"
+
+
+def test_lines_with_a_limit_keep_the_beginning() -> None:
+    """What is past the limit of a line is dropped, in one chunk or in many, and the next line is whole."""
+    lines = Lines(limit_bytes=4)
+    chunks = [_chunk(b"abcdef"), _chunk(b"ghi\nab"), _chunk(b"cd\nabcdefgh\nx")]
+    assert [line.text for line in lines.feed(chunks)] == ["abcd", "abcd", "abcd"]
+    assert [line.text for line in lines.rest()] == ["x"]
+
+
+def test_report_of_a_flood_is_short() -> None:
+    """Of megabytes without a line end a report has the end of the last line, and of lines the last."""
+    session = open_session()
+    for text in ("x" * 300_000, ("y" * 100 + "\n") * 3000):
+        container = launch(session, command=["echo", text])
+        container.wait()
+        report = container.report(50)
+        assert len(report) < 10_000
+        assert report.splitlines()[0].startswith("exited")
     session.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -40,6 +41,34 @@ def _fails_with(pytester: pytest.Pytester, text: str, *options: str) -> str:
     outcomes = result.parseoutcomes()
     assert outcomes.get("failed", 0) + outcomes.get("errors", 0) == 1, result.stdout.str()
     return result.stdout.str()
+
+
+@pytest.mark.parametrize("phase", ["call", "setup"])
+def test_junit_file_has_the_sections(pytester: pytest.Pytester, phase: str) -> None:
+    """What a CI shows of a failure has the containers' sections, the terminal has them once."""
+    fails = "assert False, 'on purpose'"
+    said = _fails_with(
+        pytester,
+        f"""
+        import pytest
+        from pytest_containers import log
+
+        @pytest.fixture
+        def loud(container):
+            container("host", name="loud", command={LOUD}, ready=log("third"))
+            {fails if phase == "setup" else "pass"}
+
+        def test_one(loud):
+            {fails}
+        """,
+        "--junitxml=report.xml",
+    )
+    assert said.count("Container loud (host)") == 1
+    assert said.count("stdout | first") == 1
+    (case,) = ElementTree.parse(pytester.path / "report.xml").iter("testcase")
+    (failure,) = case
+    assert "Container loud (host)" in str(failure.text)
+    assert "stderr | third" in str(failure.text)
 
 
 def test_failed_test_shows_its_containers(pytester: pytest.Pytester) -> None:

@@ -25,6 +25,7 @@ from pytest_containers.spec import (
     ImageConfig,
     ImageRecord,
     LogChunk,
+    LogTail,
     Port,
     ProcessEntry,
     PullPolicy,
@@ -156,12 +157,16 @@ class Handle(ABC):
         """
 
     @abstractmethod
-    def logs(self, since: int = 0) -> tuple[tuple[LogChunk, ...], int]:
+    def logs(self, since: int = 0, *, limit_bytes: int | None = None) -> tuple[tuple[LogChunk, ...], int]:
         """Return the output after position *since*, and the position to ask from next.
 
-        Positions are opaque and only grow. Works after the end of the process; nothing comes
-        after `remove`.
+        With *limit_bytes* about that much of it, and nothing only where there is no more. Positions
+        are opaque and only grow. Works after the end of the process; nothing comes after `remove`.
         """
+
+    @abstractmethod
+    def log_tail(self, limit_bytes: int) -> LogTail:
+        """Return the last *limit_bytes* of the output, or fewer; what stands before costs nothing."""
 
     @abstractmethod
     def listening(self) -> frozenset[Port]:

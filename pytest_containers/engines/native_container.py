@@ -30,6 +30,7 @@ from pytest_containers.spec import (
     ImageConfig,
     ImageRecord,
     LogChunk,
+    LogTail,
     Port,
     ProcessEntry,
     Stats,
@@ -200,10 +201,19 @@ class NativeHandle(Handle):
             argv=spec.argv, exit_code=exited.exit_code, stdout_bytes=stdout, stderr_bytes=stderr + reason
         )
 
-    def logs(self, since: int = 0) -> tuple[tuple[LogChunk, ...], int]:
+    def logs(self, since: int = 0, *, limit_bytes: int | None = None) -> tuple[tuple[LogChunk, ...], int]:
         """Return the output after *since*, read from the log itself."""
         with self._lock:
-            return logs.read_log(self._held.log, since) if self._held.log >= 0 else ((), since)
+            if self._held.log < 0:
+                return (), since
+            return logs.read_log(self._held.log, since, limit_bytes=limit_bytes)
+
+    def log_tail(self, limit_bytes: int) -> LogTail:
+        """Return the last of the output, read from the end of the log itself."""
+        with self._lock:
+            if self._held.log < 0:
+                return LogTail(chunks=(), is_cut=False, position=0)
+            return logs.read_tail(self._held.log, limit_bytes)
 
     def listening(self) -> frozenset[Port]:
         """Return the ports bound in the container's network namespace."""

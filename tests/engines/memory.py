@@ -39,6 +39,7 @@ from pytest_containers.spec import (
     ImageRecord,
     Limits,
     LogChunk,
+    LogTail,
     Port,
     ProcessEntry,
     Stats,
@@ -242,9 +243,29 @@ class MemoryHandle(Handle):
             stderr_bytes=bytes(found["stderr"]),
         )
 
-    def logs(self, since: int = 0) -> tuple[tuple[LogChunk, ...], int]:
+    def logs(self, since: int = 0, *, limit_bytes: int | None = None) -> tuple[tuple[LogChunk, ...], int]:
         with self._changed:
-            return tuple(self._chunks[since:]), len(self._chunks)
+            end = len(self._chunks)
+            if limit_bytes is not None:
+                room = limit_bytes
+                for end in range(since, len(self._chunks)):
+                    room -= len(self._chunks[end].content)
+                    if room < 0 and end > since:
+                        break
+                else:
+                    end = len(self._chunks)
+            return tuple(self._chunks[since:end]), end
+
+    def log_tail(self, limit_bytes: int) -> LogTail:
+        with self._changed:
+            begin, left = len(self._chunks), limit_bytes
+            while begin and left > 0:
+                begin -= 1
+                left -= len(self._chunks[begin].content)
+            chunks = self._chunks[begin:]
+            if left < 0:
+                chunks[0] = replace(chunks[0], content=chunks[0].content[-left:])
+            return LogTail(chunks=tuple(chunks), is_cut=left < 0 or begin > 0, position=len(self._chunks))
 
     def listening(self) -> frozenset[Port]:
         return frozenset(

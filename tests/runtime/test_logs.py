@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_containers.runtime import logs, syscalls
-from pytest_containers.runtime.logs import LogWriter, create_log, read_log
-from pytest_containers.spec import LogChunk, Stream
+from pytest_containers.runtime.logs import LogWriter, create_log, read_log, read_tail
+from pytest_containers.spec import LogChunk, LogTail, Stream
 
 if TYPE_CHECKING:
     from tests.runtime.conftest import Apart
@@ -213,6 +213,88 @@ def test_log_stays_readable_when_the_disk_is_full(apart: Apart, tmp_path: Path, 
     assert before == after
     assert len(before) % (size * (1 + 3000 // size)) == 0
     assert rest == 0
+
+
+@given(
+    st.lists(st.tuples(_STREAMS, st.binary(min_size=1, max_size=70_000)), max_size=8),
+    st.sampled_from([0, 1, 100, 66_000, 100_000, 1 << 20]),
+)
+def test_log_tail_is_the_end_of_the_log(writes: list[tuple[Stream, bytes]], limit_bytes: int) -> None:
+    """The tail is the last bytes with their streams, no more than the limit, and tells what it lacks."""
+    made = Ink(os.memfd_create("log"))
+    for stream, content in writes:
+        for begin in range(0, len(content), 60_000):
+            made.write(content[begin : begin + 60_000], stream)
+    chunks, end = read_log(made.log)
+    tail = read_tail(made.log, limit_bytes)
+    size = os.fstat(made.log).st_size
+    made.close()
+    whole = _content(chunks)
+    assert tail.position == end == size
+    assert _content(tail.chunks) == whole[max(0, len(whole) - limit_bytes) :]
+    assert tail.is_cut == (len(whole) > limit_bytes)
+    kept = chunks[len(chunks) - len(tail.chunks) :]
+    assert [(one.time, one.stream) for one in tail.chunks] == [(one.time, one.stream) for one in kept]
+    assert tail.chunks[1:] == kept[1:]
+
+
+@given(st.lists(st.binary(min_size=1, max_size=3000), max_size=30), st.integers(1, 100_000))
+def test_log_is_read_in_pieces(writes: list[bytes], limit_bytes: int) -> None:
+    """Pieces of any size make up the log, and nothing comes only at its end."""
+    made = Ink(os.memfd_create("log"))
+    for content in writes:
+        made.write(content)
+    found, position = b"", 0
+    while True:
+        chunks, position = read_log(made.log, position, limit_bytes=limit_bytes)
+        found += _content(chunks)
+        if not chunks:
+            break
+    made.close()
+    assert found == b"".join(writes)
+
+
+def test_log_tail_reads_the_tail_alone(ink: Ink, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long a log is, its end costs some 64 KiB to read, and its position less."""
+    for _ in range(300):
+        ink.write(b"x" * 60_000)
+    read: list[int] = []
+    whole = os.pread
+
+    def pread(descriptor: int, length: int, offset: int) -> bytes:
+        content = whole(descriptor, length, offset)
+        read.append(len(content))
+        return content
+
+    monkeypatch.setattr(os, "pread", pread)
+    assert len(_content(read_tail(ink.log, 1 << 16).chunks)) == 1 << 16
+    assert sum(read) < 5 << 16
+    for _ in range(100_000):
+        ink.writer._append("stdout", b"x")
+    read.clear()
+    assert 1000 < len(read_tail(ink.log, 1 << 16).chunks) < 6000
+    assert sum(read) < 5 << 16
+
+
+def test_log_torn_record_is_not_in_the_tail(ink: Ink) -> None:
+    """While a record is being written the tail ends with the one before, wherever the file ends."""
+    ink.write(b"first")
+    ink.write(b"whole")
+    _, position = read_log(ink.log)
+    ink.write(b"torn" * 20)
+    content = os.pread(ink.log, 1000, 0)
+    torn = os.memfd_create("torn")
+    try:
+        for cut in range(position, len(content)):
+            os.ftruncate(torn, 0)
+            os.pwrite(torn, content[:cut], 0)
+            tail = read_tail(torn, 5)
+            assert (_content(tail.chunks), tail.is_cut, tail.position) == (b"whole", True, position)
+        for cut in range(20):
+            os.ftruncate(torn, cut)
+            assert read_tail(torn, 10) == LogTail(chunks=(), is_cut=False, position=0)
+    finally:
+        os.close(torn)
 
 
 def test_log_torn_record_is_not_read(ink: Ink) -> None:
