@@ -18,6 +18,7 @@ from typing import Literal, TypedDict, TypeVar, Unpack, get_args
 from pytest_containers.engines.base import Network
 from pytest_containers.errors import SpecInvalid
 from pytest_containers.exits import signal_number
+from pytest_containers.hosts import extra_hosts_of, host_ports_of
 from pytest_containers.probe import Probe, ProbeLike, as_probe, split
 from pytest_containers.resources import LimitsLike, UlimitsLike, limits_of, size_bytes, ulimits_of
 from pytest_containers.seccomp_profile import parse as parse_profile
@@ -47,7 +48,7 @@ _PAIRS: Mapping[str, str] = {
     "labels": '"name": "value"',
 }
 # The fields of a spec of which the order says nothing.
-_SETS = frozenset(("aliases", "binds", "cap_add", "cap_drop", "ports"))
+_SETS = frozenset(("aliases", "binds", "cap_add", "cap_drop", "host_access", "ports"))
 # HOST_NAME_MAX of sethostname(2).
 _LONGEST_HOSTNAME = 64
 
@@ -69,6 +70,8 @@ class Options(TypedDict, total=False):
     files: Mapping[str, str | bytes | Path] | None
     network: str | Network | None
     aliases: Iterable[str] | None
+    host_access: Iterable[int | str] | None
+    extra_hosts: Mapping[str, str] | None
     ready: ProbeLike | str | None
     timeout: float | None
     limits: LimitsLike | None
@@ -134,6 +137,7 @@ class Order:
             "volumes": bool(self.named_volumes),
             "tmpfs": bool(self.spec.tmpfs),
             "binds": bool(self.spec.binds),
+            "host-access": bool(self.spec.host_access),
             "run-lifetime": lifetime == "run",
         }
         return tuple(feature for feature, is_wanted in wanted.items() if is_wanted)
@@ -167,6 +171,7 @@ def _spec(options: Options, binds: tuple[Bind, ...]) -> ContainerSpec:
     name, hostname, user = options.get("name"), options.get("hostname"), options.get("user")
     command, entrypoint, workdir = options.get("command"), options.get("entrypoint"), options.get("workdir")
     network, signal, grace = options.get("network"), options.get("stop_signal"), options.get("stop_timeout")
+    host_ports = host_ports_of(options.get("host_access"))
     spec = ContainerSpec(
         name="" if name is None else _name(name),
         hostname=None if hostname is None else _hostname(hostname),
@@ -183,6 +188,8 @@ def _spec(options: Options, binds: tuple[Bind, ...]) -> ContainerSpec:
         },
         network=network.name if isinstance(network, Network) else network or "default",
         aliases=tuple(map(_name, _several("aliases", options.get("aliases")))),
+        host_access=host_ports,
+        extra_hosts=extra_hosts_of(options.get("extra_hosts"), host_ports),
         limits=_limits(options),
         ulimits=ulimits_of(options.get("ulimits")),
         read_only=options.get("read_only", False),

@@ -17,6 +17,7 @@ from typing import Literal, NamedTuple
 from pytest_containers.errors import SpecInvalid
 
 __all__ = [
+    "HOST_GATEWAY",
     "Address",
     "Bind",
     "BuildSpec",
@@ -52,6 +53,8 @@ PullPolicy = Literal["missing", "always", "never"]
 
 _PORT = re.compile(r"(?P<number>[0-9]{1,5})(?:/(?P<transport>tcp|udp))?", re.IGNORECASE)
 _LAST_PORT = 65535
+# What stands for the address of the machine itself in `ContainerSpec.extra_hosts`, as in Docker.
+HOST_GATEWAY = "host-gateway"
 
 
 class Address(NamedTuple):
@@ -214,14 +217,15 @@ class Ulimit:
 class ContainerSpec:
     """What a test asked for, before the image's own config is laid under it.
 
-    None means "as the image says". *ports* are exposed besides the image's. *tmpfs* maps a path
-    to its size in bytes (0: half of the memory that is free), *shm_bytes* is the size of /dev/shm.
+    None means "as the image says". *ports* are exposed besides the image's. *tmpfs* maps a path to
+    its size in bytes (0: half of the memory that is free), *shm_bytes* is the size of /dev/shm.
     *files* maps an absolute path to its content, written before the first process runs. *lifetime*
     ``"run"`` gives one container of this name to every process of the run, ``"owner"`` ends it with
     the connection that made it. A *build_step* has the world of a RUN where that is not `docker
     run`'s: no variable HOSTNAME, no name or address of its own in /etc/hosts, programs may be
-    executed in a tmpfs. *seccomp* is the text of a profile in Docker's form, "unconfined", or None
-    for the engine's own.
+    executed in a tmpfs. *host_access* are the ports of this machine that the container may reach,
+    *extra_hosts* maps names to IP addresses or to `HOST_GATEWAY`, this machine's. *seccomp* is the
+    text of a profile in Docker's form, "unconfined", or None for the engine's own.
     """
 
     name: str
@@ -237,6 +241,8 @@ class ContainerSpec:
     files: Mapping[str, bytes] = field(default_factory=dict)
     network: str = "default"
     aliases: tuple[str, ...] = ()
+    host_access: tuple[Port, ...] = ()
+    extra_hosts: Mapping[str, str] = field(default_factory=dict)
     limits: Limits = Limits()
     ulimits: tuple[Ulimit, ...] = ()
     shm_bytes: int = 64 << 20

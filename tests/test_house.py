@@ -45,6 +45,7 @@ FLOORS: Final = (
     ("options", 4),
     ("order", 4),
     ("resources", 4),
+    ("hosts", 4),
     ("factory", 4),
     ("ledger", 4),
     ("shelf", 4),

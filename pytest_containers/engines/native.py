@@ -33,7 +33,9 @@ from pytest_containers.spec import ContainerSpec, ImageRecord
 
 __all__ = ["NativeEngine", "fresh_run_folder", "preflight"]
 
-_FEATURES: Final = frozenset(("binds", "init", "limits", "tmpfs", "run-lifetime", "internal-networks"))
+_FEATURES: Final = frozenset(
+    ("binds", "init", "limits", "tmpfs", "run-lifetime", "internal-networks", "host-access")
+)
 _END_S: Final = 10.0
 _ATTEMPTS: Final = 3
 

@@ -30,8 +30,17 @@ from pytest_containers.runtime import (
 )
 from pytest_containers.runtime.bundle import bundle, process
 from pytest_containers.runtime.loop import Recipe, Wait
+from pytest_containers.runtime.network.names import HOST_NAMES
 from pytest_containers.runtime.sandbox import Run, Sandbox, remove, start
-from pytest_containers.spec import ContainerSpec, ExecSpec, FileStat, Port, ProcessEntry, Stats
+from pytest_containers.spec import (
+    HOST_GATEWAY,
+    ContainerSpec,
+    ExecSpec,
+    FileStat,
+    Port,
+    ProcessEntry,
+    Stats,
+)
 
 __all__ = ["Answered", "Owner", "Requests"]
 
@@ -177,6 +186,8 @@ class Requests:
         with contextlib.ExitStack() as undo:
             endpoint = self._run.switch.endpoint(self._network(owner, spec.network))
             undo.callback(self._run.switch.release, endpoint)
+            if request.interfaces == "switch":
+                self._run.switch.grant(endpoint, spec.host_access)
             disk = os.path.join(self._run.folder, "disk", container_id[:12]) if spec.storage == "disk" else ""
             files = snapshot.prepare(
                 self._run.ground,
@@ -411,10 +422,22 @@ def _own_names(sandbox: Sandbox) -> str:
     return " ".join(dict.fromkeys((sandbox.bundle.hostname, sandbox.spec.name)))
 
 
+def _other_hosts(sandbox: Sandbox) -> str:
+    """Return the lines of hosts(5) for what the test names, and for the host where it may be reached."""
+    spec = sandbox.spec
+    shares = sandbox.bundle.interfaces == "host"  # its loopback is the host's own
+    host = "127.0.0.1" if shares else str(sandbox.run.switch.host)
+    names = {name: host if ip == HOST_GATEWAY else ip for name, ip in spec.extra_hosts.items()}
+    if spec.host_access:
+        names = {**dict.fromkeys(HOST_NAMES, host), **names}
+    return "".join(f"{ip} {name}\n" for name, ip in names.items())
+
+
 def _write_etc(sandbox: Sandbox) -> None:
     """Write the files that the start recipe binds over the image's (hosts(5), resolv.conf(5))."""
     endpoint, hostname = sandbox.endpoint, sandbox.bundle.hostname
     own = "" if sandbox.spec.build_step else f"{endpoint.ip} {_own_names(sandbox)}\n"
+    own += _other_hosts(sandbox)
     local = f" {hostname}" if sandbox.spec.build_step else ""
     contents = {
         "hosts": f"127.0.0.1 localhost{local}\n::1 localhost ip6-localhost ip6-loopback\n{own}",
