@@ -10,8 +10,10 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import mmap
 import os
 import socket
+import sys
 import time
 from collections.abc import Callable
 from typing import Final, NoReturn
@@ -32,7 +34,7 @@ _ALL: Final = (
     | syscalls.CLONE_NEWNET
     | syscalls.CLONE_NEWCGROUP
 )
-_PID: Final = b"pid "
+_CLONED: Final = b"cloned"
 
 
 def execute(
@@ -50,13 +52,14 @@ def execute(
     with contextlib.ExitStack() as scope, contextlib.ExitStack() as undo:
         ours, sync = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         scope.enter_context(ours)
+        told = scope.enter_context(mmap.mmap(-1, mmap.PAGESIZE))
         with sync:
             first = sandbox.placement.clone(0)
             if first.pid == 0:
-                _enter(sandbox, wanted, streams, sync.fileno())
-        undo.callback(_give_up, first, ours)
+                _enter(sandbox, wanted, streams, sync.fileno(), told)
+        undo.callback(_give_up, first, told)
         yield from _readable(ours.fileno(), deadline)
-        child = _second(ours)
+        child = _second(ours, told)
         undo.pop_all()
         undo.callback(discard_child, first)
         undo.callback(discard_child, child)
@@ -83,38 +86,38 @@ def _readable(descriptor: int, deadline: float | None) -> Recipe[None]:
         raise TimeoutError
 
 
-def _give_up(first: syscalls.Child, ours: socket.socket) -> None:
-    """End an exec of which we do not know the second child yet.
-
-    A kill of the first might come between its clone and its word to us, and the second would be
-    a child of ours that nobody knows: so this waits the moment until the word is there.
-    """
-    with contextlib.suppress(ContainersError):
-        discard_child(_second(ours))
+def _give_up(first: syscalls.Child, told: mmap.mmap) -> None:
+    """End an exec of which we may not know the second child: once the first is dead, it is told or not."""
     discard_child(first)
+    if pid := _told(told):
+        discard_child(syscalls.Child(pid, os.pidfd_open(pid)))
 
 
-def _second(ours: socket.socket) -> syscalls.Child:
-    """Return the second child, whose pid the first one sends; raise what went wrong before it."""
-    news = ours.recv(64, socket.MSG_PEEK)
-    if not news.startswith(_PID):
-        with contextlib.ExitStack() as scope:
-            scope.callback(_reap_late, ours)
-            raise_if_failed(ours)
+def _told(told: mmap.mmap) -> int:
+    """Return the pid of the second child, 0 before there is one.
+
+    The kernel writes it in the call that makes the child, so that it is known however the first one ends: a
+    child that nobody reaps would keep the first process of the container's process id namespace from ending,
+    which waits for all that were in it (kernel/pid_namespace.c, zap_pid_ns_processes).
+    """
+    return int.from_bytes(told[:4], sys.byteorder)
+
+
+def _second(ours: socket.socket, told: mmap.mmap) -> syscalls.Child:
+    """Return the second child; raise what went wrong before it."""
+    pid = _told(told)
+    if not pid:
+        raise_if_failed(ours)
         raise EngineError("an exec ended before it began", mend="see whether the container is out of memory")
-    pid = int(ours.recv(64)[len(_PID) :])
+    if ours.recv(len(_CLONED), socket.MSG_PEEK) == _CLONED:
+        ours.recv(len(_CLONED))
     # It cannot have been reaped by anybody else: we are its parent (CLONE_PARENT).
     return syscalls.Child(pid, os.pidfd_open(pid))
 
 
-def _reap_late(ours: socket.socket) -> None:
-    """Collect a second child whose failure was there before the first one's word of it."""
-    news = ours.recv(64)
-    if news.startswith(_PID):
-        os.waitid(os.P_PID, int(news[len(_PID) :]), os.WEXITED)
-
-
-def _enter(sandbox: Sandbox, wanted: Process, streams: tuple[int, int, int], sync: int) -> NoReturn:
+def _enter(
+    sandbox: Sandbox, wanted: Process, streams: tuple[int, int, int], sync: int, told: mmap.mmap
+) -> NoReturn:
     try:
         syscalls.hide_from_tracers()
         roots.forbid_imports()
@@ -126,9 +129,9 @@ def _enter(sandbox: Sandbox, wanted: Process, streams: tuple[int, int, int], syn
         openfiles.restore(sandbox.run.open_files)
         # Nobody in the container sees this process: the second alone is in its process id namespace.
         prepared = process.prepare(wanted, last_capability=sandbox.run.last_capability)
-        second = syscalls.clone(syscalls.CLONE_PARENT)
+        second = syscalls.clone(syscalls.CLONE_PARENT, told=told)
         if second.pid:
-            os.write(process.SYNC, _PID + str(second.pid).encode())
+            os.write(process.SYNC, _CLONED)
             os._exit(0)
         process.execute(prepared)
     except ContainersError as error:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import mmap
 import os
 import struct
 from types import MappingProxyType
@@ -67,6 +68,7 @@ CLONE_NEWIPC: Final = 0x0800_0000
 CLONE_NEWUSER: Final = 0x1000_0000
 CLONE_NEWPID: Final = 0x2000_0000
 CLONE_NEWNET: Final = 0x4000_0000
+_CLONE_PARENT_SETTID: Final = 0x0010_0000
 _CLONE_PIDFD: Final = 0x0000_1000
 _CLONE_INTO_CGROUP: Final = 0x2_0000_0000
 _CLONE_ARGS_FIRST_BYTES: Final = 64
@@ -173,14 +175,16 @@ def _syscall(name: str, number: int, *arguments: int | bytes | ctypes.Array[ctyp
     return _checked(_libc.syscall(ctypes.c_long(number), *words), name)
 
 
-def clone(flags: int, cgroup: int = -1) -> Child:
+def clone(flags: int, cgroup: int = -1, told: mmap.mmap | None = None) -> Child:
     """Fork into new namespaces in one call (clone3(2)); the pidfd is close-on-exec.
 
     *cgroup* is a descriptor of a folder of control groups version 2, in which the child begins
     (CLONE_INTO_CGROUP, Linux 5.7). Like os.fork, the interpreter's own state is mended in the child.
     Call it in a process with one thread only: CLONE_NEWUSER refuses others and locks of other threads
     stay taken for ever. With CLONE_PARENT and no *cgroup* it is the older clone(2), which a filter
-    of system calls lets pass where it refuses clone3: the caller has one already.
+    of system calls lets pass where it refuses clone3: the caller has one already. It then writes the
+    child's pid into the first four bytes of the shared memory *told* before the child begins
+    (CLONE_PARENT_SETTID), and the caller gets no pidfd.
     """
     pidfd = ctypes.c_int(-1)
     arguments = _CloneArgs(
@@ -196,10 +200,16 @@ def clone(flags: int, cgroup: int = -1) -> Child:
         arguments.cgroup = cgroup
         size = ctypes.sizeof(arguments)
     older = _SYS_CLONE.get(os.uname().machine) if flags & CLONE_PARENT and cgroup < 0 else None
+    if told is not None:
+        arguments.flags |= _CLONE_PARENT_SETTID
+        arguments.parent_tid = ctypes.addressof(ctypes.c_int.from_buffer(told))
     ctypes.pythonapi.PyOS_BeforeFork()
     if older is not None:
-        # The pidfd goes where the thread id would be told to the parent (clone(2), CLONE_PIDFD).
-        words = (flags | _CLONE_PIDFD | _SIGCHLD, 0, ctypes.addressof(pidfd), 0, 0)
+        # There is one place for the pidfd and for the pid that is told to the parent (clone(2), CLONE_PIDFD).
+        place, kind = arguments.pidfd, _CLONE_PIDFD
+        if told is not None:
+            place, kind = arguments.parent_tid, _CLONE_PARENT_SETTID
+        words = (flags | kind | _SIGCHLD, 0, place, 0, 0)
         pid = _libc.syscall(ctypes.c_long(older), *(ctypes.c_ulong(word) for word in words))
     else:
         pid = _libc.syscall(ctypes.c_long(_SYS_CLONE3), ctypes.byref(arguments), ctypes.c_size_t(size))
