@@ -22,6 +22,8 @@ __all__ = ["Authorizer", "Challenge", "challenges"]
 
 _TOKEN = r"[A-Za-z0-9!#$%&'*+.^_`|~-]+"  # noqa: S105 - the grammar of RFC 9110, 5.6.2
 _PARAMETER = re.compile(rf'\s*,?\s*({_TOKEN})\s*=\s*(?:"((?:[^"\\]|\\.)*)"|({_TOKEN}))')
+# The ="s that may end it are not those of a parameter: nothing stands behind them.
+_TOKEN68 = re.compile(r"[ \t]+[A-Za-z0-9._~+/-]+=*[ \t]*(?=,|$)")
 _SCHEME = re.compile(rf"[\s,]*({_TOKEN})(?=[\s,]|$)")
 _ANSWER_LIMIT_BYTES = 1 << 20
 # token.md: a token without expires_in holds 60 seconds. Ours are renewed a little before.
@@ -51,6 +53,9 @@ def challenges(values: Iterable[str]) -> tuple[Challenge, ...]:
         while scheme := _SCHEME.match(value, at):
             at = scheme.end()
             parameters: dict[str, str] = {}
+            # A scheme's one word (RFC 9110, 11.2, token68), which none of ours has, is passed over.
+            if word := _TOKEN68.match(value, at):
+                at = word.end()
             while parameter := _PARAMETER.match(value, at):
                 at = parameter.end()
                 quoted = re.sub(r"\\(.)", r"\1", parameter[2]) if parameter[2] is not None else parameter[3]

@@ -8,6 +8,8 @@ machine or a cloud's metadata service.
 from __future__ import annotations
 
 import ipaddress
+import re
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import urljoin, urlsplit
@@ -17,6 +19,9 @@ from pytest_containers.errors import RegistryError
 __all__ = ["Origin", "check_hop", "printable", "resolved"]
 
 _PORTS: Mapping[str, int] = {"http": 80, "https": 443}
+_NUMERIC = re.compile(r"(?:0x[0-9a-f]*|[0-9]+)(?:\.(?:0x[0-9a-f]*|[0-9]+)){0,3}")
+# EC2's metadata service by IPv6, which is no link-local address.
+_METADATA = frozenset({ipaddress.IPv6Address("fd00:ec2::254")})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,20 +51,34 @@ class Origin:
     @property
     def loopback(self) -> bool:
         """Whether this is 127.0.0.0/8, ::1 or ``localhost``; no name is looked up."""
-        return self.host == "localhost" or (self.address is not None and self.address.is_loopback)
+        name = self.host.removesuffix(".")
+        return (
+            name == "localhost"
+            or name.endswith(".localhost")  # RFC 6761, 6.3
+            or (self.address is not None and (self.address.is_loopback or self.address.is_unspecified))
+        )
 
     @property
     def link_local(self) -> bool:
-        """Whether this is 169.254.0.0/16 or fe80::/10, where clouds keep their metadata service."""
-        return self.address is not None and self.address.is_link_local
+        """Whether this is 169.254.0.0/16, fe80::/10, or an address of a cloud's metadata service."""
+        return self.address is not None and (self.address.is_link_local or self.address in _METADATA)
 
     @property
     def address(self) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-        """The host as an address, an IPv4 one out of its IPv6 form; None where it is a name."""
+        """The host as an address, an IPv4 one out of its IPv6 form; None where it is a name.
+
+        Forms that the C library takes for an address are one: 127.1, 2130706433, 0x7f.1 (inet_aton(3)).
+        """
+        host = self.host.partition("%")[0]
         try:
-            address = ipaddress.ip_address(self.host.partition("%")[0])
+            address = ipaddress.ip_address(host)
         except ValueError:
-            return None
+            if not _NUMERIC.fullmatch(host.removesuffix(".")):
+                return None
+            try:
+                return ipaddress.IPv4Address(socket.inet_aton(host.removesuffix(".")))
+            except OSError:
+                return None
         mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
         return mapped or address
 

@@ -18,6 +18,22 @@ NONE: frozenset[str] = frozenset()
         ("http://[::1]:5000/", True),
         ("http://[::ffff:127.0.0.1]/", True),
         ("http://LOCALHOST/", True),
+        ("https://localhost./", True),
+        ("https://registry.localhost/", True),
+        ("https://127.1/", True),
+        ("https://127.0.1/", True),
+        ("https://2130706433/", True),
+        ("https://0x7f000001/", True),
+        ("https://0177.0.0.1/", True),
+        ("https://0x7f.1/", True),
+        ("https://127.0.0.1./", True),
+        ("https://0.0.0.0/", True),
+        ("https://[::]/", True),
+        ("https://0/", True),
+        ("http://1234.example/", False),
+        ("http://12.example.5/", False),
+        ("http://999.1.1.1.1/", False),
+        ("http://notlocalhost/", False),
         ("http://127.0.0.1.example/", False),
         ("http://localhost.example/", False),
         ("http://10.0.0.1/", False),
@@ -88,3 +104,12 @@ def test_printable_cuts_secrets_out_of_urls() -> None:
     """User, password and signed queries never reach a message."""
     assert printable("https://user:pass@host/path?signature=abc#f") == "https://host/path"
     assert printable("https://host/a@b") == "https://host/a@b"
+
+
+@pytest.mark.parametrize(
+    "host", ["169.254.169.254", "2852039166", "169.254.43518", "[fd00:ec2::254]", "[fe80::1]"]
+)
+def test_metadata_services_are_known_in_every_spelling(host: str) -> None:
+    """No answer leads a request to a cloud's metadata service, however its address is written."""
+    with pytest.raises(RegistryError, match="an address of this machine's own"):
+        check_hop(Origin.of("https://registry.example"), Origin.of(f"https://{host}/"), NONE)

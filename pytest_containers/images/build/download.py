@@ -162,11 +162,10 @@ class Downloads:
         """Keep the body, unless it is not what *checksum* says."""
         with self._store.blobs.create() as blob:
             sink = _Sink(blob, checksum.partition(":")[0] or "sha256")
+            again = _Again(self._transport, url, reply)
             if reply.length is None:
-                for piece in reply.pieces():
-                    sink.write(piece)
+                self._whole(again, sink)
             else:
-                again = _Again(self._transport, url, reply)
                 self._transport.download(again, sink, reply.length, printable(url))
             if checksum and checksum != sink.digest:
                 raise DigestMismatch(
@@ -175,6 +174,21 @@ class Downloads:
                     mend="look at what has changed there, then write the new digest",
                 )
             return blob.commit()[0]
+
+    def _whole(self, again: _Again, sink: _Sink) -> None:
+        """Read a body whose end alone tells its length, from the beginning where it breaks off."""
+        last = self._transport.settings.attempts - 1
+        for attempt in range(last + 1):
+            self._transport.pause(attempt)
+            try:
+                with again(0) as reply:
+                    for piece in reply.pieces():
+                        sink.write(piece)
+                return
+            except RegistryError:
+                if attempt == last:
+                    raise
+                sink.restart()
 
 
 class _Again:

@@ -28,10 +28,11 @@ __all__ = ["Body", "Transport"]
 Body = bytes | Callable[[], Iterable[bytes]]
 
 # distribution-spec leaves retries to the client; these are go-containerregistry's (pkg/v1/remote,
-# options.go); 499 and 522 come from proxies in front of registries.
-_RETRIED = frozenset({408, 429, 499, 500, 502, 503, 504, 522})
+# options.go); 499 and 520 to 524 come from proxies in front of registries: those of Cloudflare say
+# that they cannot reach their origin, or not in time.
+_RETRIED = frozenset({408, 429, 499, 500, 502, 503, 504, 520, 521, 522, 523, 524})
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
-_MOST_REDIRECTS = 5
+_MOST_REDIRECTS = 10  # as net/http of Go, with which registries are tried
 # A download that goes on, if only a little each time, is given up after this many connections.
 _MOST_RESUMES = 100
 
@@ -171,6 +172,7 @@ class Transport:
 
     def _hop(self, method: str, url: str, headers: Mapping[str, str], body: Body | None) -> Reply:
         """Make one try, through its redirects."""
+        visited = [url]
         for _ in range(_MOST_REDIRECTS + 1):
             reply = self._request(method, url, headers, body)
             location = reply.header("Location")
@@ -178,11 +180,16 @@ class Transport:
                 return reply
             reply.close()
             here, url = Origin.of(url), resolved(url, location)
+            visited.append(url)
             target = Origin.of(url)
             check_hop(here, target, self.settings.insecure)
             if target != here:
                 headers = {name: value for name, value in headers.items() if name != "Authorization"}
-        raise RegistryError(f"{printable(url)} leads in a circle", seen=f"{_MOST_REDIRECTS} redirects")
+        circle = len(set(visited)) < len(visited)
+        raise RegistryError(
+            f"{printable(url)} leads in a circle" if circle else f"{printable(url)} leads on and on",
+            seen=f"{_MOST_REDIRECTS} redirects",
+        )
 
     def _request(self, method: str, url: str, headers: Mapping[str, str], body: Body | None) -> Reply:
         if self._cancelled.is_set():

@@ -83,7 +83,7 @@ class Reply:
 
         try:
             yield from self.chunks()
-        except urllib3.exceptions.HTTPError as error:
+        except (urllib3.exceptions.HTTPError, TooSlow) as error:
             raise failure(self.method, self.url, error) from error
 
     def read(self, limit_bytes: int) -> bytes:

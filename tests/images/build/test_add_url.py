@@ -5,6 +5,7 @@ from __future__ import annotations
 import email.utils
 import hashlib
 import io
+import itertools
 import json
 import os
 import tarfile
@@ -106,6 +107,32 @@ def test_url_with_another_checksum_than_sha256_is_verified(site: Site, server: W
     site.tree("FROM base", line)
     assert "/srv/x" in site.tree("FROM base", line, use_cache=False)
     assert len(server.asked) == 1
+
+
+@pytest.mark.parametrize(("cuts", "whole"), [(1, True), (3, True), (4, False)])
+def test_url_without_a_length_is_read_again_where_it_breaks(
+    site: Site, server: WebServer, cuts: int, whole: bool
+) -> None:
+    """A chunked body that breaks off is fetched anew, as often as other requests are."""
+    server.pages["/x"] = Page(content=b"x" * 5000, chunked=True, cuts=cuts)
+    if whole:
+        assert "/srv/x" in site.tree("FROM base", f"ADD {server.url('/x')} /srv/")
+    else:
+        with pytest.raises(BuildFailed, match="cannot be fetched"):
+            site.tree("FROM base", f"ADD {server.url('/x')} /srv/")
+    assert len(server.asked) == min(cuts + 1, site.settings.attempts)
+
+
+def test_url_that_is_too_slow_is_a_failure_of_its_line(site: Site, server: WebServer) -> None:
+    """A body that trickles, and whose length nobody told, is one error with the line."""
+    server.pages["/x"] = Page(content=b"x" * 5000, chunked=True)
+    ticks = itertools.count()
+    # By this clock each piece takes a minute.
+    site.settings = replace(
+        site.settings, floor_bytes_per_s=1 << 30, floor_window_s=1.0, clock=lambda: 60.0 * next(ticks)
+    )
+    with pytest.raises(BuildFailed, match=r"^Dockerfile:2: .* cannot be fetched"):
+        site.tree("FROM base", f"ADD {server.url('/x')} /srv/")
 
 
 def test_url_that_nobody_wants_any_more_is_pruned(site: Site, server: WebServer) -> None:

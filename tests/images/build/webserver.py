@@ -102,10 +102,16 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(page.status)
         self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
-        for at in range(0, len(page.content), 1000):
+        whole = len(page.content)
+        if page.cuts:
+            page.cuts -= 1
+            whole //= 2
+            self.close_connection = True
+        for at in range(0, whole, 1000):
             piece = page.content[at : at + 1000]
             self.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece))
-        self.wfile.write(b"0\r\n\r\n")
+        if whole == len(page.content):
+            self.wfile.write(b"0\r\n\r\n")
 
 
 def _git(handler: BaseHTTPRequestHandler, root: Path) -> None:

@@ -34,7 +34,7 @@ def get(settings: Settings, url: str, headers: Mapping[str, str] | None = None) 
         return reply.status, reply.read(1 << 20)
 
 
-@pytest.mark.parametrize("status", [408, 429, 499, 500, 502, 503, 504, 522])
+@pytest.mark.parametrize("status", [408, 429, 499, 500, 502, 503, 504, 520, 521, 522, 523, 524])
 def test_status_that_may_pass_is_tried_again(faulty: Faulty, settings: Settings, status: int) -> None:
     """An overloaded registry is asked again, and its later answer is the one that counts."""
     faulty.on("GET", "/x", faulty.refusal(status, "LATER"), faulty.answer(body=b"ok"))
@@ -158,6 +158,22 @@ def test_redirect_in_a_circle_ends(faulty: Faulty, settings: Settings) -> None:
     faulty.on("GET", "/x", faulty.answer(status=302, headers={"Location": "/x"}))
     with pytest.raises(RegistryError, match="circle"):
         get(settings, f"{faulty.url}/x")
+
+
+@pytest.mark.parametrize(("hops", "reached"), [(8, True), (10, True), (11, False)])
+def test_redirects_are_followed_as_far_as_go_follows_them(
+    faulty: Faulty, settings: Settings, hops: int, reached: bool
+) -> None:
+    """Ten redirects to different places are no circle, and more are told as what they are."""
+    for hop in range(hops):
+        leads = faulty.answer(status=302, headers={"Location": f"/{hop + 1}"})
+        faulty.on("GET", f"/{hop}", leads)
+    faulty.on("GET", f"/{hops}", faulty.answer(body=b"ok"))
+    if reached:
+        assert get(settings, f"{faulty.url}/0")[1] == b"ok"
+    else:
+        with pytest.raises(RegistryError, match="leads on and on"):
+            get(settings, f"{faulty.url}/0")
 
 
 @pytest.mark.parametrize(
