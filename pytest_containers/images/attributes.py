@@ -15,7 +15,15 @@ from typing import Final
 
 from pytest_containers.errors import LayerCorrupt
 
-__all__ = ["OVERLAY_PREFIXES", "copy_xattrs", "is_opaque", "mark_opaque", "set_owner", "set_xattrs"]
+__all__ = [
+    "OVERLAY_PREFIXES",
+    "clear_xattrs",
+    "copy_xattrs",
+    "is_opaque",
+    "mark_opaque",
+    "set_owner",
+    "set_xattrs",
+]
 
 OVERLAY_PREFIXES: Final = (b"trusted.overlay.", b"user.overlay.")
 _OPAQUE_NAMES: Final = ("trusted.overlay.opaque", "user.overlay.opaque")
@@ -53,6 +61,15 @@ def set_xattrs(target: int | bytes, xattrs: Mapping[bytes, bytes]) -> None:
                 ) from error
             if error.errno not in _REFUSED:
                 raise
+
+
+def clear_xattrs(target: int | bytes) -> None:
+    """Remove the extended attributes of a descriptor or path; overlayfs's own and the label stay."""
+    follow = isinstance(target, int)
+    for name in map(os.fsencode, os.listxattr(target, follow_symlinks=follow)):
+        if name not in _IGNORED and not name.startswith(OVERLAY_PREFIXES):
+            with contextlib.suppress(PermissionError):
+                os.removexattr(target, name, follow_symlinks=follow)
 
 
 def copy_xattrs(source: int, target: int) -> None:

@@ -55,9 +55,13 @@ def host_chain(key: str) -> str:
 
 
 def chain_id(parent: str | None, diff_id: str) -> str:
-    """Return the ChainID of layer *diff_id* on the chain *parent* (None: on nothing)."""
+    """Return the ChainID of layer *diff_id* on the chain *parent* (None: on nothing).
+
+    The first one is its DiffID (image-spec, config.md); one that is not of sha256 is hashed once more,
+    so that every ChainID is of the one algorithm.
+    """
     if parent is None:
-        return diff_id
+        return diff_id if diff_id.startswith("sha256:") else chain_id("", diff_id)
     return "sha256:" + hashlib.sha256(f"{parent} {diff_id}".encode()).hexdigest()
 
 
@@ -163,7 +167,10 @@ class Chains:
         with room(self._root):
             ingest, locks = self._root / "ingest", self._root / "locks"
             locks.mkdir(exist_ok=True)
-            ingest.mkdir(exist_ok=True)
+            # Set-user-ID files of a layer that is on its way are nobody's to reach, whoever made the
+            # folder and with which mode: a cache that a CI restored has others.
+            ingest.mkdir(mode=0o700, exist_ok=True)
+            ingest.chmod(0o700)
             # Where it is made is where its files stay, renamed or not.
             _spread(ingest)
             _sweep(ingest, locks)
@@ -223,7 +230,8 @@ class Chains:
 
     def _apply(self, layer: _Layer, into: Path, parents: tuple[Path, ...]) -> int:
         """Unpack the layer; return the bytes of its files."""
-        digest, hasher = layer.descriptor.digest, hashlib.sha256()
+        digest, wanted = layer.descriptor.digest, Digest.parse(layer.diff_id)
+        hasher = hashlib.new(wanted.algorithm)
         with (
             Meter(layer.watch, digest, "unpack", layer.descriptor.size) as meter,
             layer.source() if layer.source else self._blobs.open(digest) as blob,
@@ -237,10 +245,10 @@ class Chains:
 
             with contextlib.closing(ahead(pieces(blob), see)) as chunks:
                 written, _ = apply(chunks, into, parents=parents, limit_bytes=self.limit_bytes)
-            if hasher.hexdigest() != Digest.parse(layer.diff_id).hex:
+            if hasher.hexdigest() != wanted.hex:
                 raise DigestMismatch(
                     f"layer {digest} does not unpack to what its image says",
-                    seen=f"sha256:{hasher.hexdigest()} in place of {layer.diff_id}",
+                    seen=f"{wanted.algorithm}:{hasher.hexdigest()} in place of {layer.diff_id}",
                     mend="pull the image again; if it stays so, whoever made it has to mend it",
                 )
         return written

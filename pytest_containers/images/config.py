@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pytest_containers.errors import ImageError, ReferenceInvalid
 from pytest_containers.images.digest import Digest
 from pytest_containers.images.document import Fields, encode
-from pytest_containers.spec import Healthcheck, ImageConfig, Port
+from pytest_containers.spec import Healthcheck, ImageConfig, Port, Transport
 
 __all__ = ["History", "read_config", "read_created", "read_history", "write_config"]
 
@@ -41,7 +41,7 @@ def read_config(data: bytes) -> tuple[ImageConfig, tuple[str, ...]]:
     fields = Fields.parse(data, "the image config")
     run = fields.fields("config")
     config = ImageConfig(
-        entrypoint=run.texts("Entrypoint"),
+        entrypoint=_entrypoint(run.texts("Entrypoint")),
         command=run.texts("Cmd"),
         env=run.texts("Env"),
         user=run.text("User"),
@@ -115,18 +115,32 @@ def _read_diff_ids(rootfs: Fields) -> tuple[str, ...]:
         raise ImageError("the image config names a layer by no valid DiffID", seen=error.what) from error
 
 
+def _entrypoint(words: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the entrypoint; one empty word means none: ``ENTRYPOINT [""]`` clears that of a base."""
+    return () if words == ("",) else words
+
+
 def _read_ports(names: Iterable[str]) -> tuple[Port, ...]:
+    """Return each exposed port once; what is no port is left out, as docker does.
+
+    The time depends on the number of ports and of names, not on how often ranges name a port.
+    """
     ports: list[Port] = []
+    known = {"tcp": bytearray(_LAST_PORT + 1), "udp": bytearray(_LAST_PORT + 1)}
     for name in names:
         match = _PORTS.fullmatch(name)
         if match is None:
             continue
         first, last = int(match[1]), int(match[2] or match[1])
         if not 0 < first <= last <= _LAST_PORT:
-            raise ImageError("the image config exposes what is no port", seen=name)
-        udp = (match[3] or "tcp").lower() == "udp"
-        ports.extend(Port(number, "udp" if udp else "tcp") for number in range(first, last + 1))
-    return tuple(dict.fromkeys(ports))
+            continue
+        transport: Transport = "udp" if (match[3] or "").lower() == "udp" else "tcp"
+        seen, at = known[transport], first
+        # The next port that is new: a range that is known already costs one search.
+        while (at := seen.find(0, at, last + 1)) >= 0:
+            seen[at] = 1
+            ports.append(Port(at, transport))
+    return tuple(ports)
 
 
 def _read_healthcheck(run: Fields) -> Healthcheck | None:

@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable, Generator, Iterator
 from typing import BinaryIO, Final, Literal, Protocol, cast
 
-from pytest_containers.errors import ImageError, LayerCorrupt
+from pytest_containers.errors import ImageError, LayerCorrupt, LayerTooLarge
 from pytest_containers.images import deflate
 
 __all__ = ["PIECE_BYTES", "Compression", "Readable", "ahead", "compression", "decompress", "pieces"]
@@ -29,6 +29,7 @@ _ZSTD_INPUT_BYTES: Final = 1 << 11
 _GZIP: Final = b"\x1f\x8b"
 _BZIP2: Final = b"BZh"
 _XZ: Final = b"\xfd7zXZ\x00"
+_XZ_LIMIT_BYTES: Final = 128 << 20
 _ZSTD: Final = b"\x28\xb5\x2f\xfd"
 # A zstd stream may begin with a frame to be skipped, magic 184D2A50 to 5F (RFC 8878, 3.1.2).
 _ZSTD_SKIPPABLE: Final = tuple(bytes((low, 0x2A, 0x4D, 0x18)) for low in range(0x50, 0x60))
@@ -95,8 +96,7 @@ def pieces(stream: Readable) -> Iterator[bytes]:
     if kind == "bzip2":
         return _copied("bzip2", _opener("bz2", "BZ2File")(whole), (OSError, EOFError, ValueError))
     if kind == "xz":
-        errors = (_error("lzma", "LZMAError"), EOFError)
-        return _copied("xz", _opener("lzma", "LZMAFile")(whole), errors)
+        return _unxz(whole)
     return iter(lambda: whole.read(PIECE_BYTES), b"")
 
 
@@ -215,6 +215,40 @@ def _gunzip(stream: Readable) -> Iterator[bytes]:
             data += stream.read(_INPUT_BYTES)
         if data and not data.startswith(_GZIP):
             raise _corrupt("gzip", "bytes behind the end that are no gzip")
+
+
+def _unxz(stream: Readable) -> Iterator[bytes]:
+    """Inflate every stream of an xz file (xz(1), "Memory usage").
+
+    The dictionary's size stands in the header, and 98 KB of data can ask for gigabytes: `_XZ_LIMIT_BYTES`
+    is twice what ``xz -9`` takes.
+    """
+    import lzma
+
+    data = b""
+    try:
+        while data := data or stream.read(_INPUT_BYTES):
+            inflater = lzma.LZMADecompressor(format=lzma.FORMAT_XZ, memlimit=_XZ_LIMIT_BYTES)
+            while not inflater.eof:
+                if inflater.needs_input and not data and not (data := stream.read(_INPUT_BYTES)):
+                    raise _corrupt("xz", "the stream ends too early")
+                if plain := inflater.decompress(data, PIECE_BYTES):
+                    yield plain
+                data = b""
+            # Streams are padded by zeros, in fours.
+            data = inflater.unused_data.lstrip(b"\0")
+            while not data and (more := stream.read(_INPUT_BYTES)):
+                data = more.lstrip(b"\0")
+            if data and not data.startswith(_XZ[: len(data)]):
+                return  # xz(1) ignores other bytes behind the end, with a warning
+    except lzma.LZMAError as error:
+        if "memory" in str(error).lower():
+            raise LayerTooLarge(
+                "the xz data of the layer asks for too much memory",
+                seen=f"more than {_XZ_LIMIT_BYTES >> 20} MiB",
+                mend="pack it again with xz -9 or less, or with gzip or zstd",
+            ) from error
+        raise _corrupt("xz", str(error)) from error
 
 
 def _zstd(stream: Readable) -> Iterator[bytes]:

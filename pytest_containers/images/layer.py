@@ -16,7 +16,13 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from pytest_containers.errors import ImageError, LayerCorrupt, LayerEscape, LayerTooLarge
-from pytest_containers.images.attributes import OVERLAY_PREFIXES, copy_xattrs, set_owner, set_xattrs
+from pytest_containers.images.attributes import (
+    OVERLAY_PREFIXES,
+    clear_xattrs,
+    copy_xattrs,
+    set_owner,
+    set_xattrs,
+)
 from pytest_containers.images.blobs import room
 from pytest_containers.images.decompress import PIECE_BYTES, decompress
 from pytest_containers.images.tarstream import Entry, TarStream
@@ -122,6 +128,8 @@ class _Layer:
         elif kind == _FOLDER:
             self._tree.make_folder(folder, name)
             set_owner(name, entry.uid, entry.gid, folder=folder.descriptor)
+            # The entry describes the folder whole: what an earlier one, or a lower layer, said goes.
+            clear_xattrs(_through(folder, name))
             set_xattrs(_through(folder, name), entry.xattrs)
             self._tree.set_attributes(folder.join(name), mode=entry.mode, mtime_ns=entry.mtime_ns)
         elif kind == _SYMLINK:
@@ -253,6 +261,7 @@ class _Layer:
         _check_attributes(entry)
         root = self._tree.root
         set_owner(root.descriptor, entry.uid, entry.gid)
+        clear_xattrs(root.descriptor)
         set_xattrs(root.descriptor, entry.xattrs)
         self._tree.set_attributes(root.path, mode=entry.mode, mtime_ns=entry.mtime_ns)
 

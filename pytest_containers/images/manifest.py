@@ -14,7 +14,7 @@ from pytest_containers.errors import ImageError, ReferenceInvalid
 from pytest_containers.images.config import History, read_config, read_history, write_config
 from pytest_containers.images.digest import Digest
 from pytest_containers.images.document import Fields, encode
-from pytest_containers.images.platform import Platform, choose
+from pytest_containers.images.platform import Platform, choose, normalized
 
 __all__ = [
     "ACCEPTED",
@@ -273,9 +273,7 @@ def _plain(media_type: str) -> str:
 def _platform(fields: Fields) -> Platform | None:
     if not fields.values:
         return None
-    return Platform(
-        os=fields.text("os"), architecture=fields.text("architecture"), variant=fields.text("variant")
-    )
+    return normalized(fields.text("os"), fields.text("architecture"), fields.text("variant"))
 
 
 def _platform_values(platform: Platform) -> dict[str, str]:

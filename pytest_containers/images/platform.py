@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pytest_containers.errors import SpecInvalid
 from pytest_containers.spec import ImageConfig
 
-__all__ = ["Platform", "choose", "platform_of"]
+__all__ = ["Platform", "choose", "normalized", "platform_of"]
 
 # uname(2) machine names to Go's; Linux only, as the runtime is.
 _MACHINES: Mapping[str, tuple[str, str]] = {
@@ -75,10 +75,7 @@ class Platform:
             )
         if len(parts) == 1:
             parts = ["linux", *parts]
-        system, architecture, variant = (*parts, "")[:3]
-        if architecture == "armel" and not variant:
-            variant = "v6"
-        return cls(os=system, architecture=_ALIASES.get(architecture, architecture), variant=variant)
+        return normalized(*(*parts, "")[:3])
 
     def distance(self, offer: Platform) -> float | None:
         """Return how far below this platform *offer* is: 0 is the same, None does not run here.
@@ -103,6 +100,14 @@ class Platform:
             return _BASELINE.get(self.architecture, 0)
         match = _VARIANT.fullmatch(self.variant)
         return int(match[1]) + int(match[2] or 0) / 100 if match else None
+
+
+def normalized(system: str, architecture: str, variant: str) -> Platform:
+    """Return the platform in Go's names: an index may say x86_64 for amd64 (containerd's Normalize)."""
+    known = _ALIASES.get(architecture.lower(), architecture)
+    if architecture.lower() == "armel" and not variant:
+        variant = "v6"
+    return Platform(os=system, architecture=known, variant=variant)
 
 
 def platform_of(config: ImageConfig) -> Platform:

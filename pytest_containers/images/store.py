@@ -47,6 +47,8 @@ __all__ = ["CONFIG_LIMIT_BYTES", "REF_NAME", "Store"]
 REF_NAME: Final = "org.opencontainers.image.ref.name"
 # A config carries labels and history; the largest ones in use are some hundred kilobytes.
 CONFIG_LIMIT_BYTES: Final = 8 << 20
+# Folders that hold unpacked layers, or are about to.
+_PRIVATE: Final = ("chains", "ingest", "trash")
 _LAYOUT: Final = b'{"imageLayoutVersion":"1.0.0"}'
 
 
@@ -71,6 +73,9 @@ class Store:
             with room(root):
                 # Layers hold set-user-ID programs of root; only the owner may reach them.
                 root.mkdir(mode=0o700, parents=True, exist_ok=True)
+                for name in _PRIVATE:
+                    if (folder := root / name).is_dir():
+                        folder.chmod(0o700)  # a cache that a CI restored has other modes
                 if not (root / "oci-layout").exists():
                     write_atomic(root / "oci-layout", _LAYOUT)
         except OSError as error:

@@ -152,7 +152,8 @@ class TarStream:
         return bool(self._chunk)
 
     def _header(self) -> bytes | None:
-        self._skip(self._left + self._padding)
+        self._skip(self._left)
+        self._skip_padding(self._padding)
         self._left = self._padding = 0
         block = self._take(BLOCK, at_boundary=True)
         if block == _ZEROS:
@@ -194,6 +195,18 @@ class TarStream:
                 return
             if size and not self._refill():
                 raise _cut(size)
+
+    def _skip_padding(self, size: int) -> None:
+        """Pass over what fills the last block of an entry; the last one of an archive may lack it.
+
+        Go's archive/tar takes that, so images with such layers are in use.
+        """
+        while size:
+            step = min(size, len(self._chunk) - self._at)
+            self._at += step
+            size -= step
+            if size and not self._refill():
+                return
 
     def _pour(self, file: int, size: int) -> None:
         if size > self._left:

@@ -251,3 +251,27 @@ def test_new_chain_of_a_killed_process_goes_with_the_next(store: Store, chains: 
     assert len(list((store.root / "ingest").iterdir())) == 1
     with chains.create(None), chains.create(None):
         assert len(list((store.root / "ingest").iterdir())) == 2
+
+
+def test_layer_with_a_diff_id_of_sha512_is_unpacked(store: Store, chains: Chains, tar: MakeTar) -> None:
+    """Its bytes are compared by sha512, and its chain is found by every prune."""
+    plain = tar().file("a", b"1").bytes()
+    layer = Descriptor(media_type="", digest=store.blobs.add(plain), size=len(plain))
+    chain = chains.unpack(None, layer, "sha512:" + hashlib.sha512(plain).hexdigest())
+    assert (chains.path(chain) / "a").read_bytes() == b"1"
+    assert list(chains.all()) == [chain]
+    with pytest.raises(DigestMismatch, match="does not unpack"):
+        chains.unpack(None, layer, "sha512:" + hashlib.sha512(b"other").hexdigest())
+
+
+def test_layers_on_their_way_are_nobody_elses_to_reach(
+    tmp_path: Path, tar: MakeTar, put_layer: PutLayer
+) -> None:
+    """A store whose folders were restored with other modes has set-user-ID files in private folders."""
+    for name in ("ingest", "chains", "trash"):
+        (tmp_path / "restored" / name).mkdir(parents=True, mode=0o755)
+        (tmp_path / "restored" / name).chmod(0o755)
+    store = Store.open(tmp_path / "restored")
+    with store.chains.create(None):
+        for name in ("ingest", "chains", "trash"):
+            assert (store.root / name).stat().st_mode & 0o777 == 0o700

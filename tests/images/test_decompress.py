@@ -10,11 +10,12 @@ import lzma
 import os
 import subprocess
 import threading
+import zlib
 from collections.abc import Callable, Iterator
 
 import pytest
 
-from pytest_containers.errors import ImageError, LayerCorrupt
+from pytest_containers.errors import ImageError, LayerCorrupt, LayerTooLarge
 from pytest_containers.images.decompress import PIECE_BYTES, ahead, decompress, pieces
 
 PLAIN = b"".join(b"line %d of a layer\n" % number for number in range(100_000))
@@ -43,6 +44,30 @@ PACKERS: dict[str, Callable[[bytes], bytes]] = {
 def test_stream_is_known_by_its_first_bytes(packer: str) -> None:
     """Every format comes out plain; nobody says which it is."""
     assert decompress(io.BytesIO(PACKERS[packer](PLAIN))).read() == PLAIN
+
+
+@pytest.mark.parametrize("dictionary_bytes", [128 << 20, 1 << 30])
+def test_xz_that_asks_for_much_memory_is_refused(dictionary_bytes: int) -> None:
+    """A dictionary's size is a number in the header: one above what xz -9 takes is refused unread."""
+    filters = [{"id": lzma.FILTER_LZMA2, "preset": 0, "dict_size": 1 << 16}]
+    packed = bytearray(lzma.compress(PLAIN[:1000], filters=filters))
+    # The block header's filter property is 2 * log2(size) - 24 (xz file format, 5.3.1), behind which
+    # stand padding and a checksum of the header.
+    header_bytes = (packed[12] + 1) * 4
+    at = packed.index(bytes((0x21, 1)), 12) + 2
+    packed[at] = 2 * dictionary_bytes.bit_length() - 2 - 24
+    body = bytes(packed[12 : 12 + header_bytes - 4])
+    packed[12 + header_bytes - 4 : 12 + header_bytes] = zlib.crc32(body).to_bytes(4, "little")
+    with pytest.raises(LayerTooLarge, match="too much memory"):
+        decompress(io.BytesIO(bytes(packed))).read()
+
+
+def test_xz_streams_are_joined() -> None:
+    """An xz file may have many streams, padded by zeros between them and behind the last."""
+    half = len(PLAIN) // 2
+    packed = lzma.compress(PLAIN[:half]) + bytes(8) + lzma.compress(PLAIN[half:]) + bytes(4)
+    assert decompress(io.BytesIO(packed)).read() == PLAIN
+    assert decompress(io.BytesIO(lzma.compress(PLAIN, preset=9))).read() == PLAIN
 
 
 @pytest.mark.parametrize("packer", PACKERS)

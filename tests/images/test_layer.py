@@ -426,3 +426,17 @@ def test_error_names_the_entry_and_leaves_no_descriptor(tar: MakeTar, into: Path
     with pytest.raises(ImageError, match=r"'bad/\.\./entry'"):
         _unpack(tar().file("a/b/c/d").file("bad/../entry"), into)
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_folder_has_the_attributes_of_its_last_entry_alone(tar: MakeTar, into: Path, lower: Path) -> None:
+    """What an earlier entry or a lower layer says of a folder's attributes goes with the next entry."""
+
+    def attribute(name: str) -> dict[bytes, bytes]:
+        return {f"SCHILY.xattr.user.{name}".encode(): b"1"}
+
+    (lower / "d").mkdir()
+    os.setxattr(lower / "d", "user.lower", b"1")
+    layer = tar().add("d", b"5", mode=0o755, pax=attribute("first")).file("d/f")
+    layer.add("d", b"5", mode=0o755, pax=attribute("last"))
+    _unpack(layer, into, lower)
+    assert os.listxattr(into / "d") == ["user.last"]

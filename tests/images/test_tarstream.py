@@ -163,6 +163,16 @@ def test_cut_stream_is_refused(tar: Callable[[], TarBuilder], missing: int) -> N
         _read(data[:-missing])
 
 
+@pytest.mark.parametrize("padding", [0, 1, 71])
+@pytest.mark.parametrize("piece", [1, 100, 5000])
+def test_last_entry_needs_no_padding(tar: Callable[[], TarBuilder], padding: int, piece: int) -> None:
+    """Where all of the content is there, the blocks need not be full (Go's archive/tar reads them so)."""
+    data = tar().file("a", b"x").file("b", b"y" * 3000).bytes(end=False)
+    cut = data[: len(data) - 72 + padding]
+    stream = TarStream(_cut(cut, piece), limit_bytes=LIMIT)
+    assert [b"".join(stream.pieces(entry)) for entry in stream] == [b"x", b"y" * 3000]
+
+
 @pytest.mark.parametrize(
     "data",
     [
