@@ -58,8 +58,7 @@ def build(
     What cannot be had is refused, with its line, before the first step. Raises BuildFailed for a
     step that fails, SpecInvalid for a Dockerfile that means nothing, and what pulls raise.
     """
-    folder = Path(spec.folder)
-    path = folder / spec.dockerfile
+    path = _dockerfile(Path(spec.folder), spec.dockerfile)
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -67,7 +66,9 @@ def build(
             f"there is no Dockerfile at {path}", seen=error.strerror or "", mend="name it with dockerfile="
         ) from error
     wanted = Platform.parse(spec.platform) if spec.platform else None
-    dockerfile = parse(content, name=spec.dockerfile)
+    dockerfile = parse(
+        content, name=spec.dockerfile if path.name == Path(spec.dockerfile).name else path.name
+    )
     building = plan(
         dockerfile, target=spec.target, build_args=dict(spec.args), platform=wanted, contexts=spec.contexts
     )
@@ -78,6 +79,13 @@ def build(
         for demand in demands(building):
             _refuse(demand, spec)
         return _build(store, runner, spec, building, bases, watch, transport or TransportSettings())
+
+
+def _dockerfile(folder: Path, name: str) -> Path:
+    """Return the Dockerfile; `dockerfile` is taken where the usual name was meant and is not there."""
+    path = folder / name
+    lower = folder / name.lower()
+    return lower if name == "Dockerfile" and not path.exists() and lower.is_file() else path
 
 
 def _build(

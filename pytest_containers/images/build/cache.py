@@ -70,7 +70,10 @@ class StepCache:
             return None
         if not self._store.blobs.has(digest):
             return None
-        os.utime(self._path(key))  # a prune by age counts from the last use
+        # A prune by age counts from the last use. One that goes on now may have removed the entry; the
+        # layer is leased by the question above, so the step is not built again.
+        with contextlib.suppress(FileNotFoundError):
+            os.utime(self._path(key))
         return found
 
     def keep(self, key: str, made: Cached) -> None:

@@ -12,6 +12,7 @@ import contextlib
 import hashlib
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -49,6 +50,13 @@ _SAFE: Final = (
     *("-c", "init.defaultBranch=main", "-c", "advice.detachedHead=false"),
     *("-c", "http.lowSpeedLimit=1000", "-c", "http.lowSpeedTime=60"),
 )
+# The user's own settings and keys are no business of a Dockerfile: OpenSSH reads both from the home of
+# passwd(5), whatever HOME says. Keys are those of the agent that was passed alone. A host that nobody
+# knows yet is trusted at first sight, as BuildKit does by ssh-keyscan, and by its key from then on.
+_SSH: Final = (
+    *("ssh", "-F", "/dev/null", "-o", "BatchMode=yes", "-o", "IdentityFile=/dev/null"),
+    *("-o", "StrictHostKeyChecking=accept-new", "-o", "ClearAllForwardings=yes"),
+)
 _LOOK_S: Final = 0.2
 _KEPT_CHARACTERS: Final = 2000
 _KEPT_S: Final = 30 * 24 * 3600.0
@@ -79,7 +87,7 @@ class Repositories:
             "GIT_TERMINAL_PROMPT": "0",
             "GIT_ASKPASS": "false",
             "SSH_ASKPASS": "false",
-            "GIT_SSH_COMMAND": "ssh -oBatchMode=yes",
+            "GIT_SSH_COMMAND": _ssh(folder / "known_hosts", agent),
             "GIT_ALLOW_PROTOCOL": "http:https:ssh:git",
             "GIT_LFS_SKIP_SMUDGE": "1",
         }
@@ -246,3 +254,10 @@ class Repositories:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(_LOOK_S)
                 return
+
+
+def _ssh(known_hosts: Path, agent: str) -> str:
+    """Return the command line of ssh for git, which hands it to a shell (git(1), GIT_SSH_COMMAND)."""
+    # Quoted once for ssh, which splits the list of files at blanks (ssh_config(5)).
+    files = f'UserKnownHostsFile="{known_hosts}" ~/.ssh/known_hosts'
+    return shlex.join([*_SSH, "-o", f"IdentityAgent={agent or 'none'}", "-o", files])

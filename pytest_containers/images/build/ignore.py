@@ -6,7 +6,6 @@ https://github.com/moby/patternmatcher. The same patterns serve ``COPY --exclude
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
@@ -27,11 +26,11 @@ def ignore_names(dockerfile: str) -> tuple[str, str]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pattern:
-    """One cleaned pattern. *regex* matches whole paths; *text* is without the ``!`` of *exception*."""
+    """One cleaned pattern; *text* is without the ``!`` of *exception*."""
 
     text: str
     exception: bool
-    regex: re.Pattern[str]
+    matcher: wildcard.Matcher
 
     @classmethod
     def parse(cls, text: str) -> Pattern:
@@ -41,11 +40,11 @@ class Pattern:
         if not body:
             raise SpecInvalid("the pattern ! excepts nothing", mend="write a path behind the !")
         wildcard.check(body)
-        return cls(text=body, exception=exception, regex=re.compile(_translate(body), re.DOTALL))
+        return cls(text=body, exception=exception, matcher=wildcard.matcher(_translate(body)))
 
     def matches(self, path: str) -> bool:
         """Return whether *path* itself matches."""
-        return self.regex.fullmatch(path) is not None
+        return self.matcher.matches(path)
 
     def may_match_below(self, folder: str) -> bool:
         """Return whether something inside *folder* may match."""
@@ -125,13 +124,13 @@ def _clean(line: str) -> str:
     return ("!" if exception else "") + body
 
 
-def _translate(pattern: str) -> str:
-    """Return the regular expression of a pattern with ``**``: any number of folders, none included.
+def _translate(pattern: str) -> list[str]:
+    """Return the pieces of a pattern with ``**``: any number of folders, none included.
 
     At the start ``**`` needs no slash behind it, at the end it stands for everything.
     """
     if pattern == "**":
-        return ".*"
+        return [wildcard.WHATEVER]
     pieces: list[str] = []
     at = 0
     while at < len(pattern):
@@ -143,11 +142,12 @@ def _translate(pattern: str) -> str:
             at += pattern.startswith("/", at)
             plain = first and not wildcard.has_wildcard(pattern[at:]) and "\\" not in pattern[at:]
             if at == len(pattern) or (plain and not pattern.startswith("**/")):
-                pieces.append(".*")
-            elif not pieces or pieces[-1] != "(?:.*/)?":
-                pieces.append("(?:.*/)?")
+                pieces.append(wildcard.WHATEVER)
+            elif not pieces or pieces[-1] != wildcard.FOLDERS:
+                pieces.append(wildcard.FOLDERS)
         elif char == "*":
-            pieces.append("[^/]*")
+            if not pieces or pieces[-1] != wildcard.STAR:
+                pieces.append(wildcard.STAR)
         elif char == "?":
             pieces.append("[^/]")
         elif char == "[":
@@ -157,5 +157,5 @@ def _translate(pattern: str) -> str:
             if char == "\\":
                 char = pattern[at : at + 1]
                 at += 1
-            pieces.append(re.escape(char))
-    return "".join(pieces)
+            pieces.append(wildcard.plain(char))
+    return pieces

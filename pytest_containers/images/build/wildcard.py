@@ -8,18 +8,109 @@ from __future__ import annotations
 
 import posixpath
 import re
-from typing import Final
+from collections.abc import Sequence
+from typing import Final, Protocol
 
 from pytest_containers.errors import SpecInvalid
 
-__all__ = ["bracket", "check", "clean", "has_wildcard", "match", "split"]
+__all__ = [
+    "FOLDERS",
+    "STAR",
+    "WHATEVER",
+    "Matcher",
+    "bracket",
+    "check",
+    "clean",
+    "has_wildcard",
+    "match",
+    "matcher",
+    "plain",
+    "split",
+]
+
+# What a pattern is made of, as regular expressions: these, and others for one character each.
+STAR: Final = "[^/]*"
+WHATEVER: Final = ".*"
+FOLDERS: Final = "(?:.*/)?"
+_LOOPS: Final = frozenset({STAR, WHATEVER, FOLDERS})
+# A backtracking engine takes the square of the path's length for two loops, and more for each further one.
+_MOST_LOOPS: Final = 2
 
 _WILD: Final = "*?["
 
 
 def match(pattern: str, path: str) -> bool:
     """Return whether all of *path* matches *pattern*; raise SpecInvalid for a malformed pattern."""
-    return re.fullmatch(_translate(pattern), path, re.DOTALL) is not None
+    return matcher(_translate(pattern)).matches(path)
+
+
+class Matcher(Protocol):
+    """A pattern that is ready to be compared with paths."""
+
+    def matches(self, path: str) -> bool:
+        """Return whether all of *path* matches."""
+
+
+def matcher(pieces: Sequence[str]) -> Matcher:
+    """Return what matches *pieces* one after another: loops of this module, or one character each.
+
+    The time is bounded by the product of the lengths of pattern and path, as Go's is.
+    """
+    if sum(piece in _LOOPS for piece in pieces) <= _MOST_LOOPS:
+        return _Expression(pieces)
+    return _Automaton(pieces)
+
+
+class _Expression:
+    def __init__(self, pieces: Sequence[str]) -> None:
+        self._regex = re.compile("".join(pieces), re.DOTALL)
+
+    def matches(self, path: str) -> bool:
+        return self._regex.fullmatch(path) is not None
+
+
+class _Automaton:
+    """Follows all ways through a pattern at once (Thompson, "Regular Expression Search Algorithm", 1968).
+
+    State ``2 * n`` stands before piece n; ``2 * n + 1`` is within the folders of piece n.
+    """
+
+    def __init__(self, pieces: Sequence[str]) -> None:
+        self._pieces = tuple(pieces)
+        self._single = [None if p in _LOOPS else re.compile(p, re.DOTALL) for p in pieces]
+
+    def matches(self, path: str) -> bool:
+        states = self._closed({0})
+        for char in path:
+            states = self._closed({new for state in states for new in self._step(state, char)})
+            if not states:
+                return False
+        return 2 * len(self._pieces) in states
+
+    def _closed(self, states: set[int]) -> set[int]:
+        """Return *states* and those that are reached by passing over loops."""
+        found: set[int] = set()
+        for begun in states:
+            state = begun
+            found.add(state)
+            while not state % 2 and state // 2 < len(self._pieces) and self._pieces[state // 2] in _LOOPS:
+                state += 2
+                found.add(state)
+        return found
+
+    def _step(self, state: int, char: str) -> tuple[int, ...]:
+        number = state // 2
+        if number == len(self._pieces):
+            return ()
+        piece, single = self._pieces[number], self._single[number]
+        if single is not None:
+            return (state + 2,) if single.fullmatch(char) else ()
+        if piece == STAR:
+            return (state,) if char != "/" else ()
+        if piece == WHATEVER:
+            return (state,)
+        inside = 2 * number + 1
+        return (inside, inside + 1) if char == "/" else (inside,)
 
 
 def check(pattern: str) -> None:
@@ -54,6 +145,11 @@ def clean(path: str) -> str:
     """Return the shortest path that means the same, as https://pkg.go.dev/path/filepath#Clean does."""
     # POSIX lets two leading slashes mean something of their own; Go does not.
     return posixpath.normpath(re.sub(r"\A/+", "/", path))
+
+
+def plain(char: str) -> str:
+    """Return the piece that is the character itself."""
+    return re.escape(char)
 
 
 def bracket(pattern: str, at: int) -> tuple[str, int]:
@@ -91,15 +187,15 @@ def _member(pattern: str, at: int, start: int) -> tuple[str, int]:
     return char, at + 1
 
 
-def _translate(pattern: str) -> str:
+def _translate(pattern: str) -> list[str]:
     pieces: list[str] = []
     at = 0
     while at < len(pattern):
         char = pattern[at]
         at += 1
         if char == "*":
-            if not pieces or pieces[-1] != "[^/]*":
-                pieces.append("[^/]*")
+            if not pieces or pieces[-1] != STAR:
+                pieces.append(STAR)
         elif char == "?":
             pieces.append("[^/]")
         elif char == "[":
@@ -114,4 +210,4 @@ def _translate(pattern: str) -> str:
             at += 1
         else:
             pieces.append(re.escape(char))
-    return "".join(pieces)
+    return pieces

@@ -219,3 +219,21 @@ def test_repository_without_git_is_refused_before_the_first_step(
         site.tree("FROM scratch", f"ADD {server.url('/x.git')} /g/")
     assert "install git" in caught.value.mend
     assert not server.asked
+
+
+def test_ssh_takes_nothing_of_the_users(site: Site, tmp_path: Path) -> None:
+    """ssh reads no file of settings and no key but the passed agent's, and knows hosts of its own file."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    asked = tmp_path / "asked"
+    (folder / "ssh").write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" >> {asked}\nexit 1\n')
+    (folder / "ssh").chmod(0o755)
+    path = f"{folder}:{os.environ['PATH']}"
+    site.settings = replace(site.settings, environ={**site.settings.environ, "PATH": path})
+    with pytest.raises(BuildFailed, match="cannot be fetched"):
+        site.tree("FROM base", "ADD git@git.example.com:team/app.git /srv/")
+    words = asked.read_text().splitlines()
+    assert words[:2] == ["-F", "/dev/null"]
+    assert {"IdentityFile=/dev/null", "IdentityAgent=none", "BatchMode=yes"} <= set(words)
+    (hosts,) = [word for word in words if word.startswith("UserKnownHostsFile=")]
+    assert str(site.store.root / "build" / "git" / "known_hosts") in hosts

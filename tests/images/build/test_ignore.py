@@ -195,3 +195,16 @@ def test_ignore_raises_nothing_else(patterns: list[str], path: str) -> None:
     if found.prunes(path):
         assert found.ignores(path)
         assert found.ignores(f"{path}/below")
+
+
+@pytest.mark.parametrize(
+    ("pattern", "path"),
+    [
+        ("*a*a*a*a*a*a*a*a*a*a*a*a*b", "a" * 60),
+        ("**/a/" * 20 + "b", "a/" * 60 + "c"),
+        ("**/*a" * 12 + "b", "a/a" * 40),
+    ],
+)
+def test_pattern_that_has_many_ways_to_fail_ends(pattern: str, path: str) -> None:
+    """The time that a pattern takes does not grow with the ways it could be laid over a path."""
+    assert Ignore.of([pattern]).ignores(path) is False

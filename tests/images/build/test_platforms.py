@@ -144,3 +144,15 @@ def test_layers_in_dockers_terms_are_listed_in_ocis(site: Site) -> None:
     made = site.store.find(Reference.parse("made"))
     assert made is not None
     assert {layer.media_type for layer in site.manifest(made).layers} == {OCI_LAYER_GZIP}
+
+
+def test_dockerfile_in_lower_case_is_taken_where_the_usual_name_is_not_there(site: Site) -> None:
+    """A folder with a file `dockerfile` alone is built, and errors name that file."""
+    (site.context / "dockerfile").write_text("FROM scratch\nCOPY file /\n")
+    (site.context / "file").write_text("content")
+    assert site.build(site.context).config.platform == str(HERE)
+    (site.context / "dockerfile").write_text("FROM\n")
+    with pytest.raises(SpecInvalid, match=r"^dockerfile:1"):
+        site.build(site.context)
+    (site.context / "Dockerfile").write_text("FROM scratch\nCOPY file /other\n")
+    assert site.build(site.context).config.platform == str(HERE)

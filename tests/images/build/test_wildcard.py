@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pytest_containers.errors import SpecInvalid
 from pytest_containers.images.build import wildcard
@@ -125,3 +129,32 @@ def test_wildcard_splits_the_folder_off(path: str, parts: tuple[str, str]) -> No
 def test_path_is_cleaned_as_in_go(path: str, cleaned: str) -> None:
     """The shortest path is the one Go would give."""
     assert wildcard.clean(path) == cleaned
+
+
+_PIECES = st.lists(
+    st.sampled_from(
+        [wildcard.STAR, wildcard.WHATEVER, wildcard.FOLDERS, "a", "b", "/", "[^/]", "[^a]", "(?!)"]
+    ),
+    max_size=8,
+)
+
+
+@given(pieces=_PIECES, path=st.text(alphabet="ab/\n", max_size=8))
+def test_pattern_of_many_loops_means_what_its_expression_means(pieces: list[str], path: str) -> None:
+    """Patterns that are followed all ways at once match the same paths as the regular expression."""
+    expected = re.fullmatch("".join(pieces), path, re.DOTALL) is not None
+    assert wildcard.matcher(pieces).matches(path) is expected
+    assert wildcard._Automaton(pieces).matches(path) is expected
+
+
+@pytest.mark.parametrize(
+    ("pattern", "path"),
+    [
+        ("*a" * 30 + "b", "a" * 200),
+        ("a" + "*[a-z]" * 30 + "!", "a" * 200),
+        ("*[^b]" * 25 + "b", "a/" * 100),
+    ],
+)
+def test_pattern_that_has_many_ways_to_fail_ends(pattern: str, path: str) -> None:
+    """What a backtracking engine would need longer than a life for is refused at once."""
+    assert wildcard.match(pattern, path) is False
