@@ -106,7 +106,12 @@ class Catalog:
             return next((place for place in places if place.is_dir()), places[0])
         if service is not None:
             return None
-        return next((place for place in places if (place / "Dockerfile").is_file()), None)
+        return next((place for place in places if _has_dockerfile(place)), None)
+
+
+def _has_dockerfile(folder: Path) -> bool:
+    # docker build takes the name in lower case where the usual one is not there.
+    return (folder / "Dockerfile").is_file() or (folder / "dockerfile").is_file()
 
 
 def _repository(image: str) -> str:

@@ -176,7 +176,7 @@ def _spec(options: Options, binds: tuple[Bind, ...]) -> ContainerSpec:
         name="" if name is None else _name(name),
         hostname=None if hostname is None else _hostname(hostname),
         command=None if command is None else _argv(command),
-        entrypoint=None if entrypoint is None else _argv(entrypoint),
+        entrypoint=None if entrypoint is None else _entrypoint(entrypoint),
         env={**_env_file(options.get("env_file")), **_env(_table("env", options.get("env")))},
         user=None if user is None else str(user),
         workdir=None if workdir is None else _inside(workdir),
@@ -277,6 +277,12 @@ def _hostname(name: str) -> str:
 
 def _argv(argv: _Argv) -> tuple[str, ...]:
     return split(argv) if argv else ()
+
+
+def _entrypoint(argv: _Argv) -> tuple[str, ...]:
+    """Return the words; one empty word clears the image's, as in a Dockerfile."""
+    words = _argv(argv)
+    return () if words == ("",) else words
 
 
 def _inside(path: _Inside) -> str:

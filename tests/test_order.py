@@ -260,3 +260,9 @@ def test_env_file_passes_a_bare_name_on(tmp_path: Path, monkeypatch: pytest.Monk
 def test_tmpfs_may_be_a_list() -> None:
     """Without a size the kernel's own holds."""
     assert Order.of("x", tmpfs=["/run", "/tmp"]).spec.tmpfs == {"/run": 0, "/tmp": 0}
+
+
+@pytest.mark.parametrize("entrypoint", ["", [], [""]])
+def test_empty_entrypoint_clears_the_images(entrypoint: str | list[str]) -> None:
+    """An empty text, an empty list and one empty word all mean: no entrypoint."""
+    assert Order.of("x", entrypoint=entrypoint, command=["true"]).spec.entrypoint == ()

@@ -88,13 +88,17 @@ def _named(images: Iterable[_Image], reference: Reference | None) -> tuple[_Imag
         )
     if reference is not None:
         return (found[0].renamed(reference),)
-    if not found or not all(image.names for image in found):
-        raise ImageError(
-            "the archive does not say what its image is called",
-            seen=f"{sum(not image.names for image in found)} images without a name",
-            mend="give the name",
-        )
-    return found
+    if not found:
+        raise ImageError("the archive holds no image", mend="save an image into it")
+    return tuple(image if image.names else image.renamed(_by_id(image.config)) for image in found)
+
+
+def _by_id(config: bytes) -> Reference:
+    """Return what an image is called that its archive does not name: the same each time it is loaded.
+
+    docker and podman load such images too, to be used by their ids.
+    """
+    return Reference.parse(f"loaded-{Digest.of(config).hex[:16]}")
 
 
 def _check_names(names: Iterable[Reference], digest: Digest) -> None:

@@ -72,6 +72,12 @@ def _merged_env(*layers: tuple[str, ...]) -> tuple[str, ...]:
     for layer in layers:
         for pair in layer:
             key, _, text = pair.partition("=")
+            if not key or "\0" in pair:
+                raise SpecInvalid(
+                    f"{pair!r} is not a variable of the environment",
+                    seen="the image's config says so in Env",
+                    mend="build the image without, or have it made again",
+                )
             merged[key] = text
     return tuple(f"{key}={text}" for key, text in merged.items())
 

@@ -168,3 +168,12 @@ def test_exec_lays_its_own_over_the_first_process() -> None:
     env = dict(pair.split("=", 1) for pair in more.env)
     assert (env["A"], env["B"], env["C"]) == ("image", "exec", "c")
     assert (more.user, more.workdir, more.capabilities) == ("", "/srv", first.capabilities)
+
+
+@pytest.mark.parametrize("pair", ["=x", "=", "A=\0"])
+def test_variable_of_the_image_that_cannot_be_is_told(pair: str) -> None:
+    """A config with Env ["=x"] is one error that names the entry, as docker's is."""
+    config = ImageConfig(command=("x",), env=("PATH=/bin", pair))
+    with pytest.raises(SpecInvalid, match="is not a variable of the environment") as caught:
+        bundle(ContainerSpec(name="box"), config, ID)
+    assert repr(pair) in caught.value.what

@@ -201,11 +201,15 @@ def test_archive_of_several_images_gives_them_all(store: Store, image: Image, ar
 
 
 @pytest.mark.parametrize("form", ["docker", "oci"])
-def test_image_without_a_name_needs_one(store: Store, image: Image, archived: Archived, form: str) -> None:
-    """Nobody guesses what it is called; the given name is the only one it gets."""
+def test_image_without_a_name_is_named_by_its_id(
+    store: Store, image: Image, archived: Archived, form: str
+) -> None:
+    """Without a name in the archive it has the same one each time; the given name is the only one it gets."""
     bare = archived(image.docker(name="") if form == "docker" else image.layout(image.entry("")))
-    with pytest.raises(ImageError, match="what its image is called"):
-        load(store, io.BytesIO(bare))
+    expected = f"docker.io/library/loaded-{Digest.of(image.config).hex[:16]}:latest"
+    for _ in range(2):
+        assert [record.reference for record in load(store, io.BytesIO(bare))] == [expected]
+    store.remove(Reference.parse(expected))
     named = archived(image.docker() if form == "docker" else image.layout())
     for data in (bare, named):
         records = load(store, io.BytesIO(data), reference=Reference.parse("mine:2"))
@@ -218,8 +222,18 @@ def test_tag_alone_is_no_name(store: Store, image: Image, archived: Archived, te
     """Tools write the tag into the layout's own annotation; a repository cannot be made of it."""
     annotations = {"org.opencontainers.image.ref.name": text}
     files = image.layout(replace(image.entry(), annotations=annotations))
-    with pytest.raises(ImageError, match="what its image is called"):
-        load(store, io.BytesIO(archived(files)))
+    (record,) = load(store, io.BytesIO(archived(files)))
+    assert record.reference.startswith("docker.io/library/loaded-")
+
+
+def test_two_images_without_names_are_loaded(store: Store, image: Image, archived: Archived) -> None:
+    """An archive of images that were saved by their ids holds as many images as were saved."""
+    other = type(image)(layers=image.layers[:1])
+    files = {**image.docker(name=""), **other.docker(name="")}
+    entries = [json.loads(each.docker(name="")["manifest.json"])[0] for each in (image, other)]
+    files["manifest.json"] = json.dumps([{**entry, "RepoTags": None} for entry in entries]).encode()
+    records = load(store, io.BytesIO(archived(files)))
+    assert len({record.reference for record in records}) == len(records) == 2
 
 
 def test_one_name_is_not_given_to_two_images(store: Store, image: Image, archived: Archived) -> None:
