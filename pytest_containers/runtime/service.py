@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from pytest_containers.errors import ContainersError, EngineError, HostError
-from pytest_containers.runtime import messages, openfiles, syscalls
+from pytest_containers.runtime import messages, openfiles, orphans, syscalls
 from pytest_containers.runtime.loop import Recipe, Task, Wait, report
 from pytest_containers.runtime.outbox import Outbox
 from pytest_containers.runtime.requests import Answered, Owner, Requests
@@ -68,6 +68,7 @@ class Service:
         """Serve until the run's end."""
         self._listener.setblocking(False)
         self._run.loop.watch(self._listener.fileno(), self._accept)
+        self._run.loop.begin(orphans.reap_for_ever(), lambda _: None, report)
         # The run has one fate: without the gateway nobody gets out, so nobody stays in.
         self._run.loop.watch(self._gateway.pidfd, self._run.loop.end)
         self._run.loop.spin()
