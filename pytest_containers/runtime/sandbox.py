@@ -84,6 +84,10 @@ class Sandbox:
         self.log = logs.create_log(run.folder)
         self.seed = -1
         self.lease = -1
+        # The network namespace of the last start, -1 for none. It stays after the end of the processes, so
+        # that their peers see what a dead process on a living host leaves: FIN or RST, and a refusal of
+        # each new connection. Without the namespace they would see silence.
+        self.network = -1
         self.starting = False
         # Readable while nobody is starting it (eventfd(2)).
         self.turn = os.eventfd(1, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
@@ -184,6 +188,18 @@ class Sandbox:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self.child.pidfd, number)
 
+    def keep_network(self, pid: int) -> None:
+        """Keep the network namespace of process *pid* until `forget_network`, whoever ends meanwhile."""
+        self.forget_network()
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended; so has its network
+            self.network = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+
+    def forget_network(self) -> None:
+        """Let the network namespace of the last start go."""
+        network, self.network = self.network, -1
+        if network >= 0:
+            os.close(network)
+
     def forget_seed(self) -> None:
         """Close the tar of files that the first start has written."""
         if self.seed >= 0:
@@ -206,6 +222,7 @@ class Sandbox:
         return (
             *(partial(self._end_pipe, pipe) for pipe in self._pipes),
             self.forget_seed,
+            self.forget_network,
             *((partial(os.close, lease),) if lease >= 0 else ()),
             partial(os.close, self.log),
             partial(self.run.loop.close, self.turn),
@@ -330,6 +347,7 @@ def _clone(sandbox: Sandbox) -> syscalls.Child:
 
 def _connect(sandbox: Sandbox, child: syscalls.Child, ours: socket.socket) -> None:
     """Give the child its interface, and tell it; a child that failed before has told us why."""
+    sandbox.keep_network(child.pid)
     try:
         sandbox.run.switch.attach(sandbox.endpoint, child.pid)
     except EngineError:
