@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import threading
 import time
@@ -54,7 +55,7 @@ def test_child_with_a_pidfd_is_left_to_who_holds_it(apart: Apart) -> None:
             os._exit(7)
         living = os.fork()
         if living == 0:
-            time.sleep(1000)
+            signal.pause()
         os.waitid(os.P_PIDFD, watched.pidfd, os.WEXITED | os.WNOWAIT)
         seen: frozenset[int] = frozenset()
         for _ in range(3):
