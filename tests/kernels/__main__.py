@@ -51,7 +51,7 @@ _CONTENT: Final = (
     "pyproject.toml",
     "README.md",
 )
-_TOOLS: Final = (QEMU, "mmdebstrap", "mkfs.ext4", "dpkg-deb", "apt-get")
+_TOOLS: Final = (QEMU, "mmdebstrap", "busybox", "mkfs.ext4", "dpkg-deb", "apt-get")
 _RESULT_BYTES: Final = 64 << 20
 _MEMORY_MIB: Final = 3072
 _PROCESSORS: Final = 2
@@ -235,14 +235,14 @@ def main(argv: Sequence[str]) -> int:
         _say("skipped: mmdebstrap makes the machine's disk as root")
         return 0
     cache = _cache()
+    archive = Archive(cache / "apt")
+    if words.list:
+        sys.stdout.write("\n".join(archive.offered()) + "\n")
+        return 0
     with _alone(cache):
-        archive = Archive(cache / "apt")
         if words.update:
             archive.update()
         offered = list(archive.offered())
-        if words.list:
-            sys.stdout.write("\n".join(offered) + "\n")
-            return 0
         parts = (
             {"tests": shlex.split(words.tests)} if words.tests else {name: PARTS[name] for name in words.part}
         )

@@ -6,8 +6,10 @@ import gzip
 import json
 from pathlib import Path
 
+import pytest
+
 from tests.kernels import initramfs
-from tests.kernels.__main__ import Outcome, table
+from tests.kernels.__main__ import Outcome, main, table
 from tests.kernels.parts import PARTS
 
 _ROOT = Path(__file__).resolve().parents[2]
@@ -32,6 +34,15 @@ def test_table_tells_what_each_machine_told() -> None:
         ["5.10    ", "did not boot", "did not end"],
     ]
     assert not whole.good
+
+
+def test_machine_without_the_programs_is_told_which(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where nothing can be booted the reason is printed, and that is no failure."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert main([]) == 0
+    assert "skipped: this machine has no qemu-system-x86_64, mmdebstrap, busybox" in capsys.readouterr().err
 
 
 def test_initramfs_is_a_cpio_archive() -> None:
