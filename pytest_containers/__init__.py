@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         Network,
     )
     from pytest_containers.errors import (
+        BuildFailed,
         CommandNotExecutable,
         CommandNotFound,
         ContainerExited,
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
         StartError,
         StoreFull,
         Unauthorized,
+        UnknownKeyword,
         Unsupported,
     )
     from pytest_containers.factory import (
@@ -82,6 +84,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Address",
+    "BuildFailed",
     "Change",
     "CommandNotExecutable",
     "CommandNotFound",
@@ -122,6 +125,7 @@ __all__ = [
     "StartError",
     "StoreFull",
     "Unauthorized",
+    "UnknownKeyword",
     "Unsupported",
     "all_of",
     "any_of",

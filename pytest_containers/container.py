@@ -38,6 +38,7 @@ from pytest_containers.spec import (
     Transport,
 )
 from pytest_containers.transfer import InsidePath, copy_in, copy_out, read_file, write_file
+from pytest_containers.variables import Environment, environment
 
 __all__ = ["Container", "laid_over"]
 
@@ -157,22 +158,23 @@ class Container:
         *,
         user: str | None = None,
         workdir: InsidePath | None = None,
-        env: Mapping[str, str] | None = None,
+        env: Environment | None = None,
         stdin: bytes | str = b"",
         check: bool = False,
         timeout: float | None = None,
     ) -> ExecResult:
         """Run one more process and return how it ended.
 
-        *env* is laid over the container's own. Exit code 126 or 127 is a command that cannot be
-        executed or found. With *check*, another exit code than 0 raises ExecFailed. Raises
-        NotRunning, and TimeoutError after *timeout* seconds, with the process killed.
+        *env* is laid over the container's own, and None in it takes a variable away. Exit code 126
+        or 127 is a command that cannot be executed or found. With *check*, another exit code than 0
+        raises ExecFailed. Raises NotRunning, and TimeoutError after *timeout* seconds, with the
+        process killed.
         """
         spec = ExecSpec(
             argv=split(argv),
             user=user,
             workdir=None if workdir is None else str(workdir),
-            env={name: str(value) for name, value in (env or {}).items()},
+            env=environment(env),
             stdin=stdin.encode() if isinstance(stdin, str) else stdin,
             timeout_s=timeout,
         )
@@ -479,7 +481,8 @@ def laid_over(spec: ContainerSpec, config: ImageConfig, *, keep_command: bool = 
     (image-spec, config.md, "Entrypoint"), unless *keep_command*.
     """
     env = {entry.partition("=")[0]: entry for entry in config.env}
-    env.update({name: f"{name}={value}" for name, value in spec.env.items()})
+    for name, value in spec.env.items():
+        env.pop(name, None) if value is None else env.update({name: f"{name}={value}"})
     dropped = spec.entrypoint is not None and not keep_command
     return replace(
         config,

@@ -4,6 +4,7 @@
 
     ContainersError
     ├── SpecInvalid                 an argument of the test that cannot be meant
+    │   └── UnknownKeyword          a keyword that does not exist; a TypeError too
     ├── HostError                   this machine cannot do what a sandbox needs
     ├── EngineError                 the engine broke, or is gone
     │   └── Unsupported             this engine does not have that feature
@@ -65,6 +66,7 @@ __all__ = [
     "StartError",
     "StoreFull",
     "Unauthorized",
+    "UnknownKeyword",
     "Unsupported",
     "from_wire",
     "to_wire",
@@ -101,6 +103,10 @@ class ContainersError(Exception):
 
 class SpecInvalid(ContainersError):
     """An argument that cannot be meant."""
+
+
+class UnknownKeyword(SpecInvalid, TypeError):
+    """A keyword that a function does not have; a TypeError as well, as Python's own is."""
 
 
 class HostError(ContainersError):

@@ -7,7 +7,6 @@ framework says (`Place`); nothing here knows pytest.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Unpack, cast, get_args
@@ -16,7 +15,7 @@ from pytest_containers.container import Container
 from pytest_containers.engines.base import Network
 from pytest_containers.errors import SpecInvalid
 from pytest_containers.ledger import Claim, Ledger
-from pytest_containers.order import Lifetime, Options, Order, Scope
+from pytest_containers.order import Image, Lifetime, Options, Order, Scope
 from pytest_containers.probe import Probe
 from pytest_containers.session import Session
 
@@ -98,10 +97,11 @@ class ContainerFactory:
         self._place = place
         self._claims = claims
 
-    def __call__(self, image: str | os.PathLike[str], **options: Unpack[ScopedOptions]) -> Container:
+    def __call__(self, image: Image, **options: Unpack[ScopedOptions]) -> Container:
         """Return a container of *image*, started and ready.
 
-        *image* is a name of the catalog, an image reference, or ``host``. Without *scope* it
+        *image* is a name of the catalog, an image reference, a folder with a Dockerfile, ``host``, or
+        what `Shelf.build` and its kin return. Without *scope* it
         lives as long as the test or the fixture that called. With a wider one, the same order
         from anywhere in that scope is the same container; ``"run"`` is one for all processes.
         Raises SpecInvalid, Unsupported, ImageError, StartError, NotReady and their kin.
@@ -165,6 +165,10 @@ class NetworkFactory:
         """
         if scope == "run":
             raise SpecInvalid("a network cannot have scope='run'", mend='use "session": one for each worker')
+        if name in ("default", "host", "none"):
+            raise SpecInvalid(
+                f"a network cannot be named {name!r}", mend="that one is there: network=" + repr(name)
+            )
         place = self._place(scope)
         network = self._session.network(name, internal=internal)
         place.at_end(lambda: self._ledger.retire(network))

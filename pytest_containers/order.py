@@ -10,9 +10,10 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+import stat
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
 from typing import Literal, TypedDict, TypeVar, Unpack, get_args
 
 from pytest_containers.engines.base import Network
@@ -22,9 +23,11 @@ from pytest_containers.hosts import extra_hosts_of, host_ports_of
 from pytest_containers.probe import Probe, ProbeLike, as_probe, split
 from pytest_containers.resources import LimitsLike, UlimitsLike, limits_of, size_bytes, ulimits_of
 from pytest_containers.seccomp_profile import parse as parse_profile
-from pytest_containers.spec import Bind, ContainerSpec, Limits, Port, PullPolicy
+from pytest_containers.spec import Bind, ContainerSpec, FileEntry, ImageRecord, Limits, Port, PullPolicy
+from pytest_containers.spelling import refuse_unknown
+from pytest_containers.variables import Environment, environment
 
-__all__ = ["Lifetime", "Options", "Order", "Scope"]
+__all__ = ["Content", "Image", "Lifetime", "Options", "Order", "Scope"]
 
 Scope = Literal["function", "class", "module", "package", "session", "run"]
 Lifetime = Literal["owner", "run"]
@@ -32,6 +35,9 @@ Lifetime = Literal["owner", "run"]
 _Argv = str | Sequence[str]
 _Inside = str | PurePosixPath
 _Host = str | os.PathLike[str]
+Image = str | os.PathLike[str] | ImageRecord
+_Bytes = str | bytes | Path
+Content = _Bytes | tuple[_Bytes, int]
 _Item = TypeVar("_Item")
 _Value = TypeVar("_Value")
 
@@ -39,6 +45,10 @@ _Value = TypeVar("_Value")
 # which DNS carries (RFC 2181, section 11) and compose files and Docker have in names of services.
 _LABEL = r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?"
 _NAME = re.compile(rf"{_LABEL}(\.{_LABEL})*", re.IGNORECASE)
+# The longest domain name as it is written (RFC 1035, 2.3.4).
+_LONGEST_NAME = 253
+# Permissions with set-user-ID, set-group-ID and sticky bit (chmod(2)).
+_MODE_BITS = 0o7777
 _MODES: Mapping[str, bool] = {"": False, "rw": False, "ro": True}
 # What stands in the braces of an option that takes pairs.
 _PAIRS: Mapping[str, str] = {
@@ -51,6 +61,8 @@ _PAIRS: Mapping[str, str] = {
 _SETS = frozenset(("aliases", "binds", "cap_add", "cap_drop", "host_access", "ports"))
 # HOST_NAME_MAX of sethostname(2).
 _LONGEST_HOSTNAME = 64
+# Words of a volume's mode that mean nothing here: SELinux labels, and consistency on a Mac.
+_HINTS = frozenset(("z", "Z", "cached", "delegated", "consistent"))
 
 
 class Options(TypedDict, total=False):
@@ -59,15 +71,15 @@ class Options(TypedDict, total=False):
     name: str | None
     command: _Argv | None
     entrypoint: _Argv | None
-    env: Mapping[str, str] | None
+    env: Environment | None
     env_file: _Host | None
-    user: str | None
+    user: str | int | None
     workdir: _Inside | None
     hostname: str | None
     ports: Iterable[int | str] | None
-    volumes: Mapping[_Host, str] | None
+    volumes: Mapping[_Host, str | Mapping[str, str]] | Sequence[str] | None
     tmpfs: Iterable[str] | Mapping[str, int | str] | None
-    files: Mapping[str, str | bytes | Path] | None
+    files: Mapping[str, Content] | None
     network: str | Network | None
     aliases: Iterable[str] | None
     host_access: Iterable[int | str] | None
@@ -84,7 +96,7 @@ class Options(TypedDict, total=False):
     privileged: bool
     no_new_privs: bool
     seccomp: _Host | None
-    labels: Mapping[str, str] | None
+    labels: Mapping[str, str] | Sequence[str] | None
     stop_signal: int | str | None
     stop_timeout: float | None
     storage: Literal["memory", "disk"] | None
@@ -97,10 +109,12 @@ class Order:
     """One container as it was asked for.
 
     The name of *spec* is empty where the test gave none. *named_volumes* are the volumes that
-    are no path of this machine. *ready* is a probe, or the name of a service with one.
+    are no path of this machine. *ready* is a probe, or the name of a service with one. *record* is
+    the image itself, where the test holds it.
     """
 
     image: str
+    record: ImageRecord | None = None
     spec: ContainerSpec
     ready: Probe | str | None = None
     timeout_s: float | None = None
@@ -109,23 +123,23 @@ class Order:
     named_volumes: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, image: str | os.PathLike[str], **options: Unpack[Options]) -> Order:
+    def of(cls, image: Image, **options: Unpack[Options]) -> Order:
         """Read the arguments of a test.
 
-        Raises TypeError for a keyword that `Options` does not have, SpecInvalid for a value that
-        cannot be meant.
+        Raises UnknownKeyword, which is a TypeError too, for a keyword that `Options` does not have,
+        SpecInvalid for a value that cannot be meant.
         """
-        for keyword in options.keys() - Options.__annotations__.keys():
-            raise TypeError(f"a container has no {keyword!r}; it has {', '.join(Options.__annotations__)}")
-        binds, named = _volumes(_table("volumes", options.get("volumes")))
+        refuse_unknown("container", options, (*Options.__annotations__, "scope"))
+        binds, named = _volumes(options.get("volumes"))
         ready, timeout = options.get("ready"), options.get("timeout")
         return cls(
-            image=os.fspath(image),
+            image=_image(image),
+            record=image if isinstance(image, ImageRecord) else None,
             spec=_spec(options, binds),
             ready=ready if ready is None or isinstance(ready, str) else as_probe(ready),
             timeout_s=None if timeout is None else _seconds(timeout),
             pull=_policy(options.get("pull")),
-            platform=options.get("platform"),
+            platform=_text("platform", options.get("platform")),
             named_volumes=named,
         )
 
@@ -138,6 +152,8 @@ class Order:
             "tmpfs": bool(self.spec.tmpfs),
             "binds": bool(self.spec.binds),
             "host-access": bool(self.spec.host_access),
+            "host-network": self.spec.network == "host",
+            "no-network": self.spec.network == "none",
             "run-lifetime": lifetime == "run",
         }
         return tuple(feature for feature, is_wanted in wanted.items() if is_wanted)
@@ -147,7 +163,8 @@ class Order:
 
         The order in which pairs and sets were written does not matter; the probe is none of it.
         """
-        told = repr((self.image, self.platform, _canonical(self.spec)))
+        image = self.record.id if self.record else self.image
+        told = repr((image, self.platform, _canonical(self.spec)))
         return hashlib.sha256(told.encode()).hexdigest()[:8]
 
 
@@ -177,29 +194,27 @@ def _spec(options: Options, binds: tuple[Bind, ...]) -> ContainerSpec:
         hostname=None if hostname is None else _hostname(hostname),
         command=None if command is None else _argv(command),
         entrypoint=None if entrypoint is None else _entrypoint(entrypoint),
-        env={**_env_file(options.get("env_file")), **_env(_table("env", options.get("env")))},
-        user=None if user is None else str(user),
+        env={**_env_file(options.get("env_file")), **environment(options.get("env"))},
+        user=_user(user),
         workdir=None if workdir is None else _inside(workdir),
-        ports=tuple(map(Port.parse, _several("ports", options.get("ports")))),
+        ports=_ports(options.get("ports")),
         binds=binds,
         tmpfs=_tmpfs(options.get("tmpfs")),
-        files={
-            _inside(path): _content(path, put) for path, put in _table("files", options.get("files")).items()
-        },
-        network=network.name if isinstance(network, Network) else network or "default",
+        files=_files(_table("files", options.get("files"))),
+        network=_network(network),
         aliases=tuple(map(_name, _several("aliases", options.get("aliases")))),
         host_access=host_ports,
         extra_hosts=extra_hosts_of(options.get("extra_hosts"), host_ports),
         limits=_limits(options),
         ulimits=ulimits_of(options.get("ulimits")),
-        read_only=options.get("read_only", False),
+        read_only=_switch("read_only", options.get("read_only", False)),
         init=options.get("init", False),
-        cap_add=tuple(_several("cap_add", options.get("cap_add"))),
-        cap_drop=tuple(_several("cap_drop", options.get("cap_drop"))),
-        privileged=options.get("privileged", False),
-        no_new_privs=options.get("no_new_privs", False),
+        cap_add=_words("cap_add", options.get("cap_add")),
+        cap_drop=_words("cap_drop", options.get("cap_drop")),
+        privileged=_switch("privileged", options.get("privileged", False)),
+        no_new_privs=_switch("no_new_privs", options.get("no_new_privs", False)),
         seccomp=_seccomp(options.get("seccomp")),
-        labels=dict(_table("labels", options.get("labels"))),
+        labels=_labels(options.get("labels")),
         stop_signal=None if signal is None else str(signal_number(signal)),
         storage=_storage(options.get("storage")),
     )
@@ -210,18 +225,84 @@ def _spec(options: Options, binds: tuple[Bind, ...]) -> ContainerSpec:
 
 def _several(keyword: str, given: Iterable[_Item] | None) -> Iterable[_Item]:
     """Return what was *given* for a keyword that takes several; raise SpecInvalid for a bare one."""
-    if isinstance(given, str | bytes | int):
+    if given is not None and (isinstance(given, str | bytes) or not isinstance(given, Iterable)):
         raise SpecInvalid(f"{keyword}={given!r} is not a list", mend=f"write {keyword}=[{given!r}]")
     return given or ()
 
 
-def _table(keyword: str, given: Mapping[_Item, _Value] | None) -> Mapping[_Item, _Value]:
+def _table(keyword: str, given: Mapping[_Item, _Value] | Sequence[str] | None) -> Mapping[_Item, _Value]:
     """Return what was *given* for a keyword that takes pairs; raise SpecInvalid for anything else."""
-    if not isinstance(given or {}, Mapping):
+    if given is not None and not isinstance(given, Mapping):
         raise SpecInvalid(
             f"{keyword}={given!r} is not a mapping", mend=f"write {keyword}={{{_PAIRS[keyword]}}}"
         )
     return given or {}
+
+
+def _image(image: object) -> str:
+    """Return the name of an image; a path is a folder, also one without a slash."""
+    if isinstance(image, ImageRecord):
+        return image.reference
+    text: object = os.fspath(image) if isinstance(image, str | os.PathLike) else ""
+    if not isinstance(text, str) or not text.strip() or "\0" in text:
+        raise SpecInvalid(
+            f"{image!r} is not an image",
+            mend='write a name as "redis:7", a folder as "./app", or what images.build() returns',
+        )
+    return text if isinstance(image, str) or os.path.isabs(text) else os.path.join(".", text)
+
+
+def _text(keyword: str, given: object) -> str | None:
+    if not isinstance(given, str | None):
+        raise SpecInvalid(f"{keyword}={given!r} is not a text", mend=f'write {keyword}="..."')
+    return given
+
+
+def _user(user: object) -> str | None:
+    if isinstance(user, bool) or not isinstance(user, str | int | None):
+        raise SpecInvalid(f"user={user!r} is not a user", mend='write "app", 1000 or "1000:1000"')
+    return None if user is None else str(user)
+
+
+def _switch(keyword: str, given: object) -> bool:
+    if not isinstance(given, bool | None):
+        raise SpecInvalid(f"{keyword}={given!r} is neither True nor False", mend=f"write {keyword}=True")
+    return bool(given)
+
+
+def _words(keyword: str, given: Iterable[str] | None) -> tuple[str, ...]:
+    words = tuple(_several(keyword, given))
+    for word in words:
+        _text(keyword, word)
+    return words
+
+
+def _network(network: object) -> str:
+    if isinstance(network, Network):
+        return network.name
+    if not isinstance(network, str | None):
+        raise SpecInvalid(
+            f"network={network!r} is not a network",
+            mend='a container is on one: its name, what network() returned, "host" or "none"',
+        )
+    return network or "default"
+
+
+def _ports(ports: Iterable[int | str] | None) -> tuple[Port, ...]:
+    """Read ports; a mapping is what others publish by, where this machine's port is nobody's to choose."""
+    if isinstance(ports, Mapping) and any(value is not None for value in ports.values()):
+        raise SpecInvalid(
+            f"ports={dict(ports)!r} chooses ports of this machine",
+            mend=f"write ports={list(ports)!r}, and let the test ask address(): nothing can collide then",
+        )
+    return tuple(map(Port.parse, _several("ports", ports)))
+
+
+def _labels(labels: Mapping[str, str] | Sequence[str] | None) -> dict[str, str]:
+    if isinstance(labels, Sequence) and not isinstance(labels, str | bytes):
+        return {name: text for name, _, text in (str(label).partition("=") for label in labels)}
+    table = _table("labels", labels)
+    return {str(name): str(text) for name, text in table.items()}
 
 
 def _policy(pull: PullPolicy | None) -> PullPolicy | None:
@@ -256,8 +337,8 @@ def _storage(storage: Literal["memory", "disk"] | None) -> Literal["memory", "di
     return storage or "memory"
 
 
-def _name(name: str) -> str:
-    if not _NAME.fullmatch(name):
+def _name(name: object) -> str:
+    if not isinstance(name, str) or not _NAME.fullmatch(name) or len(name) > _LONGEST_NAME:
         raise SpecInvalid(
             f"{name!r} cannot be the name of a container",
             mend="peers resolve it: use letters, digits, hyphens, underscores and dots (RFC 1123)",
@@ -301,31 +382,21 @@ def _mount_point(path: _Inside) -> str:
 
 def _seconds(value: float) -> float:
     try:
-        seconds = float(value)
+        seconds = -1.0 if isinstance(value, bool) else float(value)
     except (TypeError, ValueError):
         seconds = -1.0
-    if not seconds >= 0:  # which NaN is not either
+    if not 0 <= seconds < float("inf"):  # which NaN is not either
         raise SpecInvalid(f"{value!r} is not a time to wait", mend="give seconds, 0 or more")
     return seconds
 
 
-def _env(env: Mapping[str, str]) -> dict[str, str]:
-    for name, value in env.items():
-        if not name or "=" in name or "\0" in f"{name}{value}":
-            raise SpecInvalid(
-                f"{name!r} cannot be a variable of the environment (environ(7))",
-                mend="give a name without =, and no zero byte in name or value",
-            )
-    return {name: str(value) for name, value in env.items()}
-
-
-def _env_file(path: _Host | None) -> dict[str, str]:
+def _env_file(path: _Host | None) -> dict[str, str | None]:
     """Read ``NAME=value`` lines; a bare NAME takes this process's value (docker run --env-file)."""
     if path is None:
         return {}
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except OSError as error:
+        lines = Path(path).expanduser().read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError, TypeError, RuntimeError) as error:
         raise SpecInvalid(
             f"env_file {path} cannot be read", seen=str(error), mend="name a file of NAME=value lines"
         ) from error
@@ -338,7 +409,7 @@ def _env_file(path: _Host | None) -> dict[str, str]:
             env[name] = value
         elif name.strip() in os.environ:
             env[name.strip()] = os.environ[name.strip()]
-    return _env(env)
+    return environment(env)
 
 
 def _seccomp(profile: _Host | None) -> str | None:
@@ -347,7 +418,7 @@ def _seccomp(profile: _Host | None) -> str | None:
         return profile
     try:
         text = Path(profile).read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError) as error:
         raise SpecInvalid(
             f"seccomp {profile} cannot be read",
             seen=str(error),
@@ -357,42 +428,129 @@ def _seccomp(profile: _Host | None) -> str | None:
     return text
 
 
-def _volumes(volumes: Mapping[_Host, str]) -> tuple[tuple[Bind, ...], tuple[str, ...]]:
+def _volumes(
+    volumes: Mapping[_Host, str | Mapping[str, str]] | Sequence[str] | None,
+) -> tuple[tuple[Bind, ...], tuple[str, ...]]:
     binds: list[Bind] = []
     named: list[str] = []
-    for source, text in volumes.items():
-        target, _, mode = text.partition(":")
-        if mode not in _MODES:
-            raise SpecInvalid(f"{text!r}: {mode!r} is no mode of a volume", mend="write :ro, :rw or nothing")
-        given = os.fspath(source)
+    for source, target, mode in _mounts(volumes):
+        words = [word for word in mode.split(",") if word not in _HINTS]
+        if len(words) > 1 or not set(words) <= _MODES.keys():
+            raise SpecInvalid(
+                f"{f'{target}:{mode}'!r}: {mode!r} is no mode of a volume", mend="write :ro, :rw or nothing"
+            )
+        given = os.path.expanduser(source)
         if isinstance(source, str) and not given.startswith(("/", ".")):
             named.append(given)
-        elif not os.path.exists(given):
+        elif "\0" in given or not os.path.exists(given):
             raise SpecInvalid(
-                f"volume {given} does not exist on this machine",
+                f"volume {source} does not exist on this machine",
                 seen=f"nothing to show at {target}",
                 mend="make it first, or mend its path",
             )
         else:
             place = os.path.realpath(given)
-            binds.append(Bind(source=place, target=_mount_point(target), read_only=_MODES[mode]))
+            read_only = any(_MODES[word] for word in words)
+            binds.append(Bind(source=place, target=_mount_point(target), read_only=read_only))
     return tuple(binds), tuple(named)
 
 
+def _mounts(
+    volumes: Mapping[_Host, str | Mapping[str, str]] | Sequence[str] | None,
+) -> Iterator[tuple[_Host, str, str]]:
+    """Yield source, target and mode of each volume, in our spelling, docker-py's or compose's."""
+    if isinstance(volumes, Sequence) and not isinstance(volumes, str | bytes):
+        for line in volumes:
+            source, colon, rest = str(line).partition(":")
+            if not colon:
+                raise SpecInvalid(
+                    f"{line!r} is no volume",
+                    mend='write volumes={"./here": "/inside:ro"}; tmpfs= needs no folder',
+                )
+            inside, _, mode = rest.partition(":")
+            yield source, inside, mode
+        return
+    for place, text in _table("volumes", volumes).items():
+        yield (place, *_target(place, text))
+
+
+def _target(place: object, text: object) -> tuple[str, str]:
+    """Return where a volume is seen, and its mode."""
+    if isinstance(text, Mapping):  # as docker-py has it: {"bind": ..., "mode": ...}
+        bind = text.get("bind")
+        if text.keys() - {"bind", "mode"} or not isinstance(bind, str):
+            raise SpecInvalid(f"{dict(text)!r} is no volume", mend='write "/inside" or "/inside:ro"')
+        return bind, str(text.get("mode", ""))
+    if not isinstance(text, str | PurePath) or not isinstance(place, str | os.PathLike):
+        raise SpecInvalid(f"{text!r} is no place of a volume", mend='write volumes={"./here": "/inside:ro"}')
+    target, _, mode = str(text).partition(":")
+    return target, mode
+
+
 def _tmpfs(tmpfs: Iterable[str] | Mapping[str, int | str] | None) -> dict[str, int]:
+    if isinstance(tmpfs, str):
+        raise SpecInvalid(f"tmpfs={tmpfs!r} is not a list", mend=f"write tmpfs=[{tmpfs!r}]")
     if isinstance(tmpfs, Mapping):
-        return {_mount_point(path): size_bytes(size) for path, size in tmpfs.items()}
-    return {_mount_point(path): 0 for path in _several("tmpfs", tmpfs)}
+        return {_mount_point(path): _size(size) for path, size in tmpfs.items()}
+    pairs = (str(line).partition(":") for line in _several("tmpfs", tmpfs))
+    return {_mount_point(path): _size(size) for path, _, size in pairs}
 
 
-def _content(path: str, content: str | bytes | Path) -> bytes:
-    if isinstance(content, Path):
-        try:
-            return content.read_bytes()
-        except OSError as error:
+def _size(size: int | str | None) -> int:
+    """Read a size in bytes, also as mount(8) and docker write it: ``size=64m``; none is 0."""
+    if size is None or (isinstance(size, str) and not size.strip()):
+        return 0
+    return size_bytes(size.strip().removeprefix("size=") if isinstance(size, str) else size)
+
+
+def _files(files: Mapping[str, Content]) -> dict[str, bytes | FileEntry]:
+    found: dict[str, bytes | FileEntry] = {}
+    for path, put in files.items():
+        place = _inside(path).rstrip("/")
+        if not place:
+            raise SpecInvalid("files= has '/'", mend='name a path below it: files={"/etc/app.conf": ...}')
+        content, given = put if isinstance(put, tuple) and len(put) == 2 else (put, None)
+        mode = None if given is None else _permissions(given)
+        if isinstance(content, Path):
+            found.update(_of_host(place, content.expanduser(), mode))
+        elif isinstance(content, str | bytes):
+            raw = content.encode() if isinstance(content, str) else content
+            found[place] = raw if mode is None else FileEntry(content=raw, mode=mode)
+        else:
             raise SpecInvalid(
-                f"the content of {path} cannot be read",
-                seen=str(error),
-                mend="files= takes text, bytes, or the Path of a file of this machine",
-            ) from error
-    return content.encode() if isinstance(content, str) else content
+                f"{put!r} is no content of {path}",
+                mend="files= takes text, bytes, the Path of a file or folder, or one of these with a mode",
+            )
+    return found
+
+
+def _permissions(mode: object) -> int:
+    if isinstance(mode, bool) or not isinstance(mode, int) or not 0 <= mode <= _MODE_BITS:
+        raise SpecInvalid(f"{mode!r} is not the mode of a file", mend="write an octal number: 0o755")
+    return mode
+
+
+def _of_host(place: str, path: Path, mode: int | None) -> Iterator[tuple[str, FileEntry]]:
+    """Yield what a file or folder of this machine puts into a container; links in a folder stay links."""
+    try:
+        status = path.stat()
+        if not path.is_dir():
+            yield place, FileEntry(content=path.read_bytes(), mode=_mode(status, mode))
+            return
+        yield place, FileEntry(kind="folder", mode=stat.S_IMODE(status.st_mode))
+        for one in sorted(path.iterdir()):
+            below = f"{place}/{one.name}"
+            if one.is_symlink():
+                yield below, FileEntry(kind="link", target=os.readlink(one), mode=0o777)
+            else:
+                yield from _of_host(below, one, mode)
+    except OSError as error:
+        raise SpecInvalid(
+            f"the content of {place} cannot be read",
+            seen=str(error),
+            mend="files= takes text, bytes, or the Path of a file or folder of this machine",
+        ) from error
+
+
+def _mode(status: os.stat_result, mode: int | None) -> int:
+    return stat.S_IMODE(status.st_mode) if mode is None else mode

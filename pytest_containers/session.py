@@ -232,7 +232,9 @@ class Session:
         service, reference = self.catalog.find(order.image)
         self._refuse(order, lifetime)
         with self._telling(order.image) as watches:
-            if folder := self.catalog.folder(order.image):
+            if order.record is not None:
+                image = order.record
+            elif folder := self.catalog.folder(order.image):
                 image = self.images.build(
                     folder,
                     platform=order.platform,

@@ -27,6 +27,7 @@ __all__ = [
     "ExecResult",
     "ExecSpec",
     "ExitStatus",
+    "FileEntry",
     "FileKind",
     "FileStat",
     "Healthcheck",
@@ -214,17 +215,29 @@ class Ulimit:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FileEntry:
+    """What is put at a path of a container: a file, a folder, or a link with its *target*."""
+
+    kind: Literal["file", "folder", "link"] = "file"
+    content: bytes = b""
+    mode: int = 0o644
+    target: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ContainerSpec:
     """What a test asked for, before the image's own config is laid under it.
 
-    None means "as the image says". *ports* are exposed besides the image's. *tmpfs* maps a path to
-    its size in bytes (0: half of the memory that is free), *shm_bytes* is the size of /dev/shm.
-    *files* maps an absolute path to its content, written before the first process runs. *lifetime*
-    ``"run"`` gives one container of this name to every process of the run, ``"owner"`` ends it with
-    the connection that made it. A *build_step* has the world of a RUN where that is not `docker
-    run`'s: no variable HOSTNAME, no name or address of its own in /etc/hosts, programs may be
-    executed in a tmpfs. *host_access* are the ports of this machine that the container may reach,
-    *extra_hosts* maps names to IP addresses or to `HOST_GATEWAY`, this machine's. *seccomp* is the
+    None means "as the image says". *ports* are exposed besides the image's. *tmpfs* maps a path
+    to its size in bytes (0: half of the memory that is free), *shm_bytes* is the size of /dev/shm.
+    *files* maps an absolute path to its content, or to a `FileEntry` with its mode, written before
+    the first process runs. In *env* None takes a variable of the image away. The *network* ``host``
+    is this machine's own, ``none`` has lo alone. *lifetime* ``"run"`` gives one container of this
+    name to every process of the run, ``"owner"`` ends it with the connection that made it. A
+    *build_step* has the world of a RUN where that is not `docker run`'s: no variable HOSTNAME, no
+    name or address of its own in /etc/hosts, programs may be executed in a tmpfs.
+    *host_access* are the ports of this machine that the container may reach, *extra_hosts* maps names
+    to IP addresses or to `HOST_GATEWAY`, this machine's. *seccomp* is the
     text of a profile in Docker's form, "unconfined", or None for the engine's own.
     """
 
@@ -232,13 +245,13 @@ class ContainerSpec:
     hostname: str | None = None
     command: tuple[str, ...] | None = None
     entrypoint: tuple[str, ...] | None = None
-    env: Mapping[str, str] = field(default_factory=dict)
+    env: Mapping[str, str | None] = field(default_factory=dict)
     user: str | None = None
     workdir: str | None = None
     ports: tuple[Port, ...] = ()
     binds: tuple[Bind, ...] = ()
     tmpfs: Mapping[str, int] = field(default_factory=dict)
-    files: Mapping[str, bytes] = field(default_factory=dict)
+    files: Mapping[str, bytes | FileEntry] = field(default_factory=dict)
     network: str = "default"
     aliases: tuple[str, ...] = ()
     host_access: tuple[Port, ...] = ()
@@ -263,12 +276,15 @@ class ContainerSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExecSpec:
-    """One more process in a running container; None means as the container's own process."""
+    """One more process in a running container; None means as the container's own process.
+
+    In *env* None takes a variable of the container away.
+    """
 
     argv: tuple[str, ...]
     user: str | None = None
     workdir: str | None = None
-    env: Mapping[str, str] = field(default_factory=dict)
+    env: Mapping[str, str | None] = field(default_factory=dict)
     stdin: bytes = b""
     timeout_s: float | None = None
 

@@ -31,6 +31,7 @@ PAGE: Final = ROOT / "docs" / "errors.md"
 SETTINGS: Final = f"[pytest]\npythonpath = {ROOT}\naddopts = -q -p no:cacheprovider -p no:xdist\n"
 # More than any of these runs takes, less than anybody waits for one that hangs.
 PATIENCE_S: Final = 120.0
+QUOTING: Final = frozenset({"SpecInvalid", "UnknownKeyword", "UsageError"})
 HEADING: Final = re.compile(r"^_+ test_(\d+) _+$", re.MULTILINE)
 FIRST: Final = re.compile(r"^E +pytest_containers\.errors\.(\w+): (.*)$")
 OWN_FRAME: Final = re.compile(r"pytest_containers/[\w/]+\.py:\d+")
@@ -62,7 +63,9 @@ def _check(mistake: str, told: Told) -> None:
     labels = [line.partition(":")[0] for line in told.lines if line.startswith(("seen:", "mend:"))]
     assert labels.count("mend") >= 1, f"{mistake}: nothing to do about it:\n{text}"
     # The first line of these quotes what was given, which is all that there is to be seen.
-    assert "seen" in labels or told.kind in {"SpecInvalid", "UsageError"}, f"{mistake}:\n{text}"
+    assert "seen" in labels or told.kind in {"SpecInvalid", "UnknownKeyword", "UsageError"}, (
+        f"{mistake}:\n{text}"
+    )
     assert len(set(told.lines)) == len(told.lines), f"{mistake}: it repeats itself:\n{text}"
     row = _rows().get(mistake)
     assert row is not None, f"docs/errors.md has no row:\n{_as_row(mistake, told)}"

@@ -481,6 +481,19 @@ def test_run_without_containers_loads_nothing(pytester: pytest.Pytester) -> None
     result.stdout.fnmatch_lines([f"loaded: {ours}", "heavy:"])
 
 
+def test_every_error_is_exported() -> None:
+    """What can be raised can be caught: each class of the tree is a public name."""
+    import pytest_containers
+    from pytest_containers.errors import ContainersError
+
+    tree = [ContainersError]
+    for kind in tree:
+        tree.extend(child for child in kind.__subclasses__() if child.__module__ == kind.__module__)
+    assert len(tree) > 20
+    assert [kind.__name__ for kind in tree if kind.__name__ not in pytest_containers.__all__] == []
+    assert all(getattr(pytest_containers, kind.__name__) is kind for kind in tree)
+
+
 def test_public_names_are_all_there() -> None:
     """Every name of the package's __all__ can be imported, and no other one."""
     import pytest_containers

@@ -14,12 +14,13 @@ import tarfile
 import tempfile
 import threading
 import time
+import types
 import weakref
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import BinaryIO, Final, Literal
 
 from pytest_containers.engines.base import Engine, Handle, Images, Network, Registries
 from pytest_containers.engines.native_container import NativeHandle
@@ -29,12 +30,28 @@ from pytest_containers.engines.native_store import StorePlace
 from pytest_containers.errors import EngineError, HostError, SpecInvalid, Unsupported
 from pytest_containers.inventory import RegistryAccess
 from pytest_containers.runtime import client, folders, messages, openfiles, reaper
-from pytest_containers.spec import ContainerSpec, ImageRecord
+from pytest_containers.spec import ContainerSpec, FileEntry, ImageRecord
 
 __all__ = ["NativeEngine", "fresh_run_folder", "preflight"]
 
 _FEATURES: Final = frozenset(
-    ("binds", "init", "limits", "tmpfs", "run-lifetime", "internal-networks", "host-access")
+    (
+        "binds",
+        "init",
+        "limits",
+        "tmpfs",
+        "run-lifetime",
+        "internal-networks",
+        "host-access",
+        "host-network",
+        "no-network",
+    )
+)
+_TYPES: Final[Mapping[str, bytes]] = types.MappingProxyType(
+    {"file": tarfile.REGTYPE, "folder": tarfile.DIRTYPE, "link": tarfile.SYMTYPE}
+)
+_INTERFACES: Final[Mapping[str, Literal["switch", "host", "none"]]] = types.MappingProxyType(
+    {"host": "host", "none": "none"}
 )
 _END_S: Final = 10.0
 _ATTEMPTS: Final = 3
@@ -189,11 +206,14 @@ class NativeEngine(Engine):
         with contextlib.ExitStack() as undo, tempfile.TemporaryFile() as tar:
             if lease is not None:
                 undo.callback(lease.close)
+            interfaces = _INTERFACES.get(spec.network, "switch")
+            network = spec.network if interfaces == "switch" else "default"
             request = messages.Create(
-                spec=replace(spec, files={}),
+                spec=replace(spec, files={}, network=network),
                 config=image.config,
                 layers=self._images.layers(image),
                 leased=lease is not None,
+                interfaces=interfaces,
             )
             if spec.files:
                 _pack(spec.files, tar)
@@ -274,12 +294,14 @@ class _NativeNetwork(Network):
             self._connection.tell(messages.RemoveNetwork(name=self._name))
 
 
-def _pack(files: Mapping[str, bytes], into: BinaryIO) -> None:
+def _pack(files: Mapping[str, bytes | FileEntry], into: BinaryIO) -> None:
     with tarfile.open(fileobj=into, mode="w", format=tarfile.PAX_FORMAT) as tar:
-        for path, content in files.items():
+        for path, put in files.items():
             if not path.startswith("/"):
                 raise SpecInvalid(f"files= has {path!r}", mend="name an absolute path inside the container")
+            made = put if isinstance(put, FileEntry) else FileEntry(content=put)
             entry = tarfile.TarInfo(path.lstrip("/"))
-            entry.size, entry.mode, entry.mtime = len(content), 0o644, int(time.time())
-            tar.addfile(entry, io.BytesIO(content))
+            entry.type, entry.linkname = _TYPES[made.kind], made.target
+            entry.size, entry.mode, entry.mtime = len(made.content), made.mode, int(time.time())
+            tar.addfile(entry, io.BytesIO(made.content))
     into.flush()

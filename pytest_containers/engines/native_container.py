@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, BinaryIO, Final, Self, TypeVar
 
 from pytest_containers.engines.base import Handle, Tree
 from pytest_containers.engines.native_images import NativeImages
-from pytest_containers.errors import EngineError, Unsupported
+from pytest_containers.errors import EngineError, SpecInvalid, Unsupported
 from pytest_containers.runtime import client, logs, messages, openfiles
 from pytest_containers.spec import (
     Address,
@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 __all__ = ["NativeHandle"]
 
 _Answer = TypeVar("_Answer")
+# Where a container on this machine's own network is reached.
+_LOOPBACK: Final = "127.0.0.1"
 _BACKLOG: Final = 128
 _LONGEST_S: Final = 3600.0
 _CHUNK_BYTES: Final = 1 << 16
@@ -227,7 +229,13 @@ class NativeHandle(Handle):
 
     def address(self, port: Port, *, published: bool = False) -> Address:
         """Return the container's own address, to which the host is routed, or a port of 127.0.0.1."""
-        if not published:
+        if not self.ip:
+            raise SpecInvalid(
+                f"{port} of this container has no address",
+                seen='it is on network="none", where only its own processes reach it',
+                mend="leave network= out, or ask it by exec()",
+            )
+        if not published or self.ip == _LOOPBACK:
             return Address(self.ip, port.number)
         if port.transport != "tcp":
             raise Unsupported.of("native", f"publishing {port}", mend="use address(): it is routed")

@@ -66,9 +66,9 @@ class Bundle:
     image_volumes: frozenset[str] = frozenset()
 
 
-def _merged_env(*layers: tuple[str, ...]) -> tuple[str, ...]:
-    """Lay ``KEY=value`` lists over each other: the last wins, at the first's place."""
-    merged: dict[str, str] = {}
+def _merged_env(*layers: tuple[str, ...], over: Mapping[str, str | None]) -> tuple[str, ...]:
+    """Lay ``KEY=value`` lists over each other: the last wins, at the first's place; None removes one."""
+    merged: dict[str, str | None] = {}
     for layer in layers:
         for pair in layer:
             key, _, text = pair.partition("=")
@@ -79,14 +79,11 @@ def _merged_env(*layers: tuple[str, ...]) -> tuple[str, ...]:
                     mend="build the image without, or have it made again",
                 )
             merged[key] = text
-    return tuple(f"{key}={text}" for key, text in merged.items())
-
-
-def _pairs(env: Mapping[str, str]) -> tuple[str, ...]:
-    for key, text in env.items():
-        if not key or "=" in key or "\0" in key + text:
+    for key, value in over.items():
+        if not key or "=" in key or "\0" in key + (value or ""):
             raise SpecInvalid(f"{key!r} is not a name of an environment variable", mend="drop or rename it")
-    return tuple(f"{key}={text}" for key, text in env.items())
+        merged[key] = value
+    return tuple(f"{key}={text}" for key, text in merged.items() if text is not None)
 
 
 def kernel_files(path: str) -> bool:
@@ -142,7 +139,7 @@ def bundle(spec: ContainerSpec, config: ImageConfig, container_id: str, *, held:
     return Bundle(
         process=Process(
             argv=_argv(spec, config),
-            env=_merged_env(base, config.env, _pairs(spec.env)),
+            env=_merged_env(base, config.env, over=spec.env),
             user=config.user if spec.user is None else spec.user,
             workdir=spec.workdir or config.workdir or "/",
             capabilities=mask,
@@ -166,7 +163,7 @@ def process(spec: ExecSpec, container: Process) -> Process:
     """Return one more process of the container that *container* is the first of (docker exec)."""
     return Process(
         argv=spec.argv,
-        env=_merged_env(container.env, _pairs(spec.env)),
+        env=_merged_env(container.env, over=spec.env),
         user=container.user if spec.user is None else spec.user,
         workdir=spec.workdir or container.workdir,
         capabilities=container.capabilities,

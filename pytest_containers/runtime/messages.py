@@ -273,7 +273,7 @@ class ExecRequest(Request[Exited]):
     argv: tuple[str, ...]
     user: str | None
     workdir: str | None
-    env: Mapping[str, str]
+    env: Mapping[str, str | None]
     timeout_s: float | None = None
 
 
@@ -384,8 +384,9 @@ def _reader(hint: Hashable) -> _Read:
     """Return what makes a value of the type *hint* from JSON's values, or raises EngineError."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
-        (one,) = (one for one in arguments if one is not type(None))
-        return functools.partial(_read_optional, _reader(one))
+        kinds = tuple(_reader(one) for one in arguments if one is not type(None))
+        read = kinds[0] if len(kinds) == 1 else functools.partial(_read_any, kinds)
+        return functools.partial(_read_optional, read) if len(kinds) < len(arguments) else read
     if origin is Literal:
         return functools.partial(_read_literal, arguments)
     if origin is tuple:
@@ -406,6 +407,13 @@ def _foreign(wanted: object, plain: object) -> EngineError:
 
 def _read_optional(read: _Read, plain: object) -> object:
     return None if plain is None else read(plain)
+
+
+def _read_any(kinds: tuple[_Read, ...], plain: object) -> object:
+    for read in kinds[:-1]:
+        with contextlib.suppress(EngineError):
+            return read(plain)
+    return kinds[-1](plain)
 
 
 def _read_literal(choices: tuple[object, ...], plain: object) -> object:

@@ -46,6 +46,7 @@ __all__ = ["Answered", "Owner", "Requests"]
 
 _ID_BYTES: Final = 32
 _DEFAULT: Final = "default"
+_LOOPBACK: Final = "127.0.0.1"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -226,7 +227,8 @@ class Requests:
         if sandbox.state.status != "running":
             try:
                 # Before its first process runs, which may ask for itself; its end takes them back.
-                self._run.switch.name(sandbox.endpoint, _names(sandbox))
+                if sandbox.bundle.interfaces == "switch":
+                    self._run.switch.name(sandbox.endpoint, _names(sandbox))
                 yield from _in_turn(sandbox, volumes.seed(sandbox), start(sandbox))
             except BaseException:
                 sandbox.unname()
@@ -323,7 +325,10 @@ class Requests:
         child = sandbox.child if sandbox.state.status == "running" else None
         if child is None:
             return messages.Ports(ports=())
-        bound = sockets.bound_ports(child.pid, partial(self._ipv6_only, child.pidfd))
+        # On this machine's own network the test reaches loopback as well.
+        is_host = sandbox.bundle.interfaces == "host"
+        ask = frozenset[Port] if is_host else partial(self._ipv6_only, child.pidfd)
+        bound = sockets.bound_ports(child.pid, ask, loopback=is_host)
         aside = ((str(port), address) for port, address in sorted(bound.aside.items()))
         return messages.Ports(ports=tuple(map(str, sorted(bound.ports))), aside=tuple(aside))
 
@@ -369,7 +374,7 @@ class Requests:
 
 
 def _created(sandbox: Sandbox, *, found: bool) -> Answered:
-    noun = messages.Created(id=sandbox.id, ip=sandbox.endpoint.ip, found=found)
+    noun = messages.Created(id=sandbox.id, ip=_ip(sandbox), found=found)
     return Answered(noun=noun, descriptors=(sandbox.log,))
 
 
@@ -412,6 +417,17 @@ def _processes(sandbox: Sandbox) -> messages.Processes:
     return messages.Processes(processes=tuple(entries))
 
 
+def _ip(sandbox: Sandbox) -> str:
+    """Return where a container is reached: nowhere, where it has no interface but lo."""
+    match sandbox.bundle.interfaces:
+        case "host":
+            return _LOOPBACK
+        case "none":
+            return ""
+        case _:
+            return sandbox.endpoint.ip
+
+
 def _names(sandbox: Sandbox) -> tuple[str, ...]:
     """Return what peers may call a container: its name, its aliases, its host name, its short id."""
     wanted = (sandbox.spec.name, *sandbox.spec.aliases, sandbox.bundle.hostname, sandbox.id[:12])
@@ -436,7 +452,7 @@ def _other_hosts(sandbox: Sandbox) -> str:
 def _write_etc(sandbox: Sandbox) -> None:
     """Write the files that the start recipe binds over the image's (hosts(5), resolv.conf(5))."""
     endpoint, hostname = sandbox.endpoint, sandbox.bundle.hostname
-    own = "" if sandbox.spec.build_step else f"{endpoint.ip} {_own_names(sandbox)}\n"
+    own = "" if sandbox.spec.build_step else f"{_ip(sandbox) or _LOOPBACK} {_own_names(sandbox)}\n"
     own += _other_hosts(sandbox)
     local = f" {hostname}" if sandbox.spec.build_step else ""
     contents = {

@@ -29,6 +29,7 @@ _TABLES: Final[tuple[tuple[str, Transport, str], ...]] = (
     ("udp6", "udp", "07"),
 )
 _ANY6: Final = "::"
+_LOOPBACK: Final = "127.0.0.1"
 _WORD_BYTES: Final = 4
 # linux/sock_diag.h, linux/inet_diag.h: SOCK_DIAG_BY_FAMILY, struct inet_diag_req_v2, inet_diag_msg.
 _NETLINK_SOCK_DIAG: Final = 4
@@ -93,10 +94,11 @@ def ipv6_only_ports() -> frozenset[Port]:
     return frozenset(found)
 
 
-def bound_ports(pid: int, ipv6_only: Callable[[], frozenset[Port]]) -> Bound:
+def bound_ports(pid: int, ipv6_only: Callable[[], frozenset[Port]], *, loopback: bool = False) -> Bound:
     """Return the ports bound in the network namespace of *pid*; none when it is gone.
 
     *ipv6_only* is `ipv6_only_ports` in that namespace; it is called where a socket is on ``::``.
+    With *loopback* a peer reaches sockets on 127.0.0.1 as well.
     """
     found: list[tuple[Port, str]] = []
     for name, transport, state in _TABLES:
@@ -106,7 +108,11 @@ def bound_ports(pid: int, ipv6_only: Callable[[], frozenset[Port]]) -> Bound:
         except OSError:  # no such process any more, or a kernel without IPv6
             continue
     alone = ipv6_only() if any(address == _ANY6 for _, address in found) else frozenset()
-    reached = {port for port, address in found if _is_reached(port, address, alone)}
+    reached = {
+        port
+        for port, address in found
+        if _is_reached(port, address, alone) or (loopback and address == _LOOPBACK)
+    }
     aside = {port: address for port, address in found if port not in reached}
     return Bound(ports=frozenset(reached), aside=aside)
 

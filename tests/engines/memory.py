@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO, Literal, NamedTuple
 
 from pytest_containers.engines.base import Engine, Handle, Network, Tree
 from pytest_containers.errors import (
@@ -34,6 +34,7 @@ from pytest_containers.spec import (
     ExecResult,
     ExecSpec,
     ExitStatus,
+    FileEntry,
     FileStat,
     ImageConfig,
     ImageRecord,
@@ -119,8 +120,10 @@ class MemoryHandle(Handle):
         self._ip = run.address(place)
         self._id = hashlib.sha256(f"{spec.name} {self._ip}".encode()).hexdigest()
         self._files = run.images.files(image)
-        for path, content in spec.files.items():
-            self._files.put(path, Entry(kind="file", content=content, mode=0o644))
+        for path, put in spec.files.items():
+            made = put if isinstance(put, FileEntry) else FileEntry(content=put)
+            kind: Literal["file", "folder"] = "folder" if made.kind == "folder" else "file"
+            self._files.put(path, Entry(kind=kind, content=made.content, mode=made.mode))
         self._tree = _MemoryTree(self, image, self._files)
         self._chunks: list[LogChunk] = []
         self._state = ContainerState(status="created")
@@ -320,7 +323,11 @@ class MemoryHandle(Handle):
         return World(
             files=self._files,
             virtual={"/etc/hostname": f"{hostname}\n".encode()},
-            env={"HOSTNAME": hostname, **image_env, **own.env, **spec.env},
+            env={
+                name: value
+                for name, value in {"HOSTNAME": hostname, **image_env, **own.env, **spec.env}.items()
+                if value is not None
+            },
             uid=uid,
             gid=gid,
             workdir=spec.workdir or own.workdir or config.workdir or "/",

@@ -232,6 +232,31 @@ ARGUMENTS: Final = (
         "box is there already",
     ),
     case(
+        'several networks: `network=["a", "b"]`',
+        starts('"host", command="true", network=["a", "b"]'),
+        "SpecInvalid",
+        "a container is on one",
+    ),
+    case(
+        'a port of this machine: `ports={"80/tcp": 8080}`',
+        starts('"host", ports={"80/tcp": 8080}'),
+        "SpecInvalid",
+        "address()",
+    ),
+    case(
+        'a keyword with a slip: `comand="true"`',
+        starts('"host", comand="true"'),
+        "UnknownKeyword",
+        "did you mean command=",
+    ),
+    case(
+        "a keyword of another tool: `environment={}`",
+        starts('"host", environment={}'),
+        "UnknownKeyword",
+        "env=",
+    ),
+    case("what is no image: `container(None)`", starts("None"), "SpecInvalid", "images.build()"),
+    case(
         "there is no such network",
         starts('"host", command="true", network="backend"'),
         "SpecInvalid",
