@@ -55,11 +55,11 @@ def serve() -> Iterator[Serve]:
     """Return a function that serves on loopback and returns the port; it answers "+" and what it got."""
     with contextlib.ExitStack() as scope:
 
-        def begin(kind: Kind = "tcp", host: str = "127.0.0.1") -> int:
+        def begin(kind: Kind = "tcp", host: str = "127.0.0.1", port: int = 0) -> int:
             family = socket.AF_INET6 if ":" in host else socket.AF_INET
             server = socket.socket(family, socket.SOCK_STREAM if kind == "tcp" else socket.SOCK_DGRAM)
             scope.callback(server.close)
-            server.bind((host, 0))
+            server.bind((host, port))
             thread = threading.Thread(target=_answer, args=(server, kind))
             if kind == "tcp":
                 server.listen()
@@ -68,8 +68,8 @@ def serve() -> Iterator[Serve]:
             scope.callback(server.shutdown, socket.SHUT_RDWR) if kind == "tcp" else scope.callback(
                 _last, server
             )
-            port: int = server.getsockname()[1]
-            return port
+            bound: int = server.getsockname()[1]
+            return bound
 
         yield begin
 
@@ -203,6 +203,39 @@ def test_datagrams_of_any_size_come_back_to_who_sent_them(boxes: Boxes, serve: S
     )
     result = box.exec(ExecSpec(argv=("/usr/bin/python3", "-c", script)))
     assert result.exit_code == 0, result.stderr
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_datagrams_reach_a_server_that_comes_later(boxes: Boxes, serve: Serve, host: str) -> None:
+    """A socket that has sent in vain is answered as soon as there is a server, at whichever address."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+    script = (
+        "import socket\n"
+        "line = socket.socket(2, 2)\n"
+        "line.settimeout(0.2)\n"
+        f"line.connect(('{_HOST}', {port}))\n"
+        "for number in range(100):\n"
+        "    line.send(b'hello')\n"
+        "    print('sent', flush=True) if number == 5 else None\n"
+        "    try:\n"
+        "        print(line.recv(100).decode())\n"
+        "        break\n"
+        "    except TimeoutError:\n"
+        "        pass\n"
+    )
+    spec = ContainerSpec(
+        name="sender",
+        command=("/usr/bin/python3", "-c", script),
+        host_access=(Port(port, "udp"),),
+    )
+    sender = boxes.start(spec)
+    while b"sent" not in b"".join(chunk.content for chunk in sender.logs()[0]):
+        assert sender.wait(0.01).status == "running", sender.logs()
+    serve("udp", host, port)
+    sender.wait(30)
+    assert b"".join(chunk.content for chunk in sender.logs()[0]) == b"sent\n+hello\n"
 
 
 def test_port_that_nobody_serves_is_reset(boxes: Boxes, serve: Serve) -> None:

@@ -45,6 +45,7 @@ class _Association:
         self._last = b""
         self._line = self._connect()
         self.used = time.monotonic()
+        self.refused = False
 
     def _connect(self) -> socket.socket:
         host = self._addresses.pop(0)
@@ -69,7 +70,10 @@ class _Association:
 
     def _failed(self, error: OSError) -> None:
         """Turn to the next address where nobody listens at this one (ECONNREFUSED, udp(7))."""
-        if error.errno != errno.ECONNREFUSED or not self._addresses:
+        if error.errno != errno.ECONNREFUSED:
+            return
+        if not self._addresses:
+            self.refused = True
             return
         with contextlib.suppress(OSError):
             line = self._connect()
@@ -127,6 +131,9 @@ class _Relay:
 
     def _forward(self, content: bytes, sender: tuple[str, int]) -> None:
         association = self._associations.get(sender)
+        if association is not None and association.refused:  # its server may be there by now, at any address
+            self._end([sender])
+            association = None
         if association is None:
             if not self._quota.take(sender[0]):
                 return
@@ -209,9 +216,9 @@ class HostAccess:
     def revoke(self, ip: str) -> None:
         """Close every door for *ip*, and those that nobody else may use."""
         for door in self._granted.pop(ip, ()):
-            served = self._open[door]
+            served = self._open.get(door)  # its socket may have been lost on the way (MSG_CTRUNC)
             if isinstance(served, _Relay):
                 served.drop(ip)
-            if not any(door in doors for doors in self._granted.values()):
+            if served is not None and not any(door in doors for doors in self._granted.values()):
                 del self._open[door]
                 served.close()
