@@ -196,7 +196,7 @@ class Bind:
 class Limits:
     """Ceilings for one container; None is no ceiling. *cpus* counts processors: 0.5 is half of one.
 
-    *storage_bytes* is for what it writes beside volumes, where that lies in memory.
+    *storage_bytes* is for what it writes, also to volumes of its image, where that lies in memory.
     """
 
     memory_bytes: int | None = None

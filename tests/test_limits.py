@@ -58,7 +58,7 @@ def test_tmpfs_without_a_size_has_the_ceiling_of_the_files(container: ContainerF
 
 
 def test_limit_of_storage_is_where_a_write_fails(container: ContainerFactory) -> None:
-    """What a container writes beside volumes ends at limits={"storage": ...}."""
+    """What a container writes to memory ends at limits={"storage": ...}."""
     box = container("host", command="sleep 600", limits={"storage": "8m"})
     result = box.exec(["dd", "if=/dev/zero", "of=/srv/large", "bs=1M", "count=16"])
     assert result.exit_code != 0

@@ -265,14 +265,31 @@ def _number(error: ContainersError) -> int | None:
 
 
 def _control_groups() -> Check:
-    """Tell which hierarchies there are (cgroups(7)); no run needs them."""
+    """Tell which hierarchies there are (cgroups(7)), and whether limits= can be held; no run needs it."""
     if Path("/sys/fs/cgroup/cgroup.controllers").exists():
         seen = "version 2"
     elif Path("/sys/fs/cgroup/unified/cgroup.procs").exists():
         seen = "version 1, with version 2 beside it"
     else:
         seen = "version 1" if Path("/proc/self/cgroup").exists() else "none"
-    return Check(step="control groups", ok=True, seen=seen)
+    held, mend = _limits_held()
+    return Check(step="control groups", ok=True, seen=f"{seen}; {held}", mend=mend)
+
+
+def _limits_held() -> tuple[str, str]:
+    """Make a group with each limit, remove it, and return how that went, and the mend where it failed."""
+    from pytest_containers.runtime import cgroups
+    from pytest_containers.spec import Limits
+
+    with tempfile.TemporaryDirectory(prefix="doctor-") as folder:
+        groups = cgroups.Groups(folder, cgroups.hierarchies())
+        try:
+            groups.make("trial", Limits(memory_bytes=64 << 20, cpus=1.0, pids=100))
+        except HostError as error:
+            return f"{error.what}: {error.seen}", error.mend
+        finally:
+            cgroups.remove_listed(folder)
+    return "limits of memory, processors and processes can be held", ""
 
 
 def _system_calls() -> Check:
@@ -290,10 +307,11 @@ def _system_calls() -> Check:
 
 
 def _memory() -> Check:
-    """Tell how much memory is free for what containers write (proc_meminfo(5))."""
-    table = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-    kilobytes = next(int(line.split()[1]) for line in table if line.startswith("MemAvailable:"))
-    return Check(step="memory", ok=True, seen=f"{kilobytes >> 10} MiB available")
+    """Tell how much memory is free for containers: the machine's, or what is left of our group's limit."""
+    from pytest_containers.runtime import cgroups
+
+    free = cgroups.Memory(cgroups.hierarchies()).free_bytes()
+    return Check(step="memory", ok=True, seen=f"{free >> 20} MiB available")
 
 
 def _disk(store: Path) -> Check:

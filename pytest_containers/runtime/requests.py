@@ -200,6 +200,7 @@ class Requests:
             )
             undo.callback(snapshot.discard, files)
             group = self._run.groups.make(container_id[:12], spec.limits)
+            undo.callback(self._run.groups.remove, group.folders if group else ())
             sandbox = Sandbox(self._run, container_id, spec, wanted, files, endpoint, group)
             undo.pop_all()
         with contextlib.ExitStack() as undo:

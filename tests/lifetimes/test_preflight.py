@@ -15,6 +15,7 @@ import pytest
 
 from pytest_containers.engines.native import preflight
 from pytest_containers.runtime.preflight import checks
+from tests.plugins.groups import bounded_group
 
 if TYPE_CHECKING:
     from tests.lifetimes.conftest import Stage
@@ -24,6 +25,7 @@ pytestmark = pytest.mark.kernel
 _ROOT: Final = Path(__file__).resolve().parents[2]
 _REPORT: Final = """
 from pytest_containers.runtime.preflight import checks
+from tests.plugins.groups import bounded_group
 print([(check.step, check.ok, check.seen, check.mend) for check in checks()])
 """
 # The interpreter may lie where a plain user cannot read; nothing else is granted.
@@ -145,3 +147,29 @@ def test_start_without_a_capability_names_it_to_every_process_of_the_run(
     worker.end()
     owner.end()
     assert not stage.folder.exists()
+
+
+def test_control_groups_are_tried_and_none_is_left(report: Report) -> None:
+    """Whether limits can be held is found out by making a group, of which nothing is left."""
+    _, ok, seen, mend = report()["control groups"]
+    assert ok
+    assert "limits of memory, processors and processes can be held" in seen
+    assert not mend
+    assert not [folder for folder, _, _ in os.walk("/sys/fs/cgroup") if "doctor-" in folder]
+
+
+def test_machine_without_control_groups_is_told_what_is_missing(report: Report) -> None:
+    """Where no hierarchy is mounted a run can begin, and the page says that limits cannot be held."""
+    hide = 'mount --make-rprivate / && mount -t tmpfs none /sys/fs/cgroup && exec "$@"'
+    _, ok, seen, mend = report("unshare", "-m", "sh", "-c", hide, "sh")["control groups"]
+    assert ok
+    assert "no control groups are mounted" in seen
+    assert "limits=" in mend
+
+
+def test_free_memory_is_that_of_the_group(report: Report) -> None:
+    """In a memory group with a limit no more than that is told as free."""
+    with bounded_group(300 << 20) as group:
+        _, ok, seen, _ = report("sh", "-c", f'echo 0 > {group}/cgroup.procs && exec "$@"', "sh")["memory"]
+    assert ok
+    assert int(seen.split()[0]) <= 300
