@@ -80,6 +80,9 @@ if TYPE_CHECKING:
         Limits,
         LogLine,
         Port,
+        ProcessEntry,
+        Stats,
+        Ulimit,
     )
 
 __all__ = [
@@ -118,12 +121,15 @@ __all__ = [
     "PathMissing",
     "Port",
     "Probe",
+    "ProcessEntry",
     "ReferenceInvalid",
     "RegistryError",
     "Shelf",
     "SpecInvalid",
     "StartError",
+    "Stats",
     "StoreFull",
+    "Ulimit",
     "Unauthorized",
     "UnknownKeyword",
     "Unsupported",
@@ -168,6 +174,9 @@ _MODULES: Final[Mapping[str, str]] = {
     "Limits": "spec",
     "LogLine": "spec",
     "Port": "spec",
+    "ProcessEntry": "spec",
+    "Stats": "spec",
+    "Ulimit": "spec",
 }
 
 

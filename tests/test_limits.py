@@ -180,3 +180,15 @@ def test_memory_that_ends_without_a_limit_is_told(pytester: pytest.Pytester) -> 
             ["sh", "-c", enter], env=environment, capture_output=True, text=True, timeout=60, check=False
         )
     assert ended.returncode == 0, ended.stdout + ended.stderr
+
+
+def test_every_process_of_a_container_is_an_earlier_victim(container: ContainerFactory) -> None:
+    """The first process and that of an exec have an oom_score_adj 500 above that of pytest."""
+    with open("/proc/self/oom_score_adj", encoding="ascii") as file:
+        expected = min(1000, int(file.read()) + 500)
+    show = ["cat", "/proc/self/oom_score_adj"]
+    box = container("host", command=show, ready=lambda _: True)
+    box.wait(timeout=20)
+    other = container("host", command="sleep 600", init=True, user="nobody")
+    scores = (box.logs(), other.exec(show).stdout, other.exec(["cat", "/proc/1/oom_score_adj"]).stdout)
+    assert [int(score) for score in scores] == [expected] * 3
