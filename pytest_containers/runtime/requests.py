@@ -180,7 +180,8 @@ class Requests:
         container_id = os.urandom(_ID_BYTES).hex()
         wanted = bundle(spec, request.config, container_id, held=self._run.held_capabilities)
         wanted = replace(wanted, roots=self._roots(spec), interfaces=request.interfaces)
-        ceiling = self._run.memory.ceiling_bytes()
+        # What has no size of its own shares one ceiling: to fill all of them must not take more.
+        ceiling = self._run.memory.ceiling_bytes() // (1 + sum(not size for size in spec.tmpfs.values()))
         wanted = replace(wanted, tmpfs={path: size or ceiling for path, size in spec.tmpfs.items()})
         if request.leased > len(descriptors):
             raise EngineError("Create came without the lease of its layers", seen="no descriptors")

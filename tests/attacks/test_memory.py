@@ -29,15 +29,16 @@ def test_attack(container):
 _END: Final = """
     assert container("host", command="echo alive").wait() == 0
 """
-# More than twice the group's limit, in files of the container's own layer, of a tmpfs, and of none but names.
+# More than twice the group's limit, in files of the container's own layer, in several tmpfs, and in names alone.
 _FILES: Final = """
     result = box.exec(["sh", "-c", "mkdir -p /srv/x; dd if=/dev/zero of=/srv/x/big bs=1M count=900"])
     assert result.exit_code != 0 and "No space left" in result.stderr, result
 """
 _TMPFS: Final = """
-    box = container("host", command="sleep 600", tmpfs=["/fill"])
-    result = box.exec(["dd", "if=/dev/zero", "of=/fill/big", "bs=1M", "count=900"])
-    assert result.exit_code != 0 and "No space left" in result.stderr, result
+    box = container("host", command="sleep 600", tmpfs=["/fill", "/more", "/most"])
+    for place in ("/fill", "/more", "/most", "/srv"):
+        result = box.exec(["dd", "if=/dev/zero", f"of={place}/big", "bs=1M", "count=900"])
+        assert result.exit_code != 0 and "No space left" in result.stderr, result
 """
 _NAMES: Final = """
     import sys

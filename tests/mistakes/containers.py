@@ -383,6 +383,13 @@ ARGUMENTS: Final = (
         "/no/such",
     ),
     case(
+        "an exec in a paused container",
+        'box = container("host", command="sleep 60"); box.pause(); box.exec("true")',
+        "NotRunning",
+        "paused",
+        "unpause()",
+    ),
+    case(
         "a folder is read as a file",
         'container("host", command="sleep 60").read_text("/etc")',
         "SpecInvalid",

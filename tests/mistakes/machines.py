@@ -36,6 +36,13 @@ MACHINES: Final[Mapping[Case, tuple[str, ...]]] = {
     case("root may not configure networks", HOST, "HostError", "not permitted", "CAP_NET_ADMIN"): (
         *("setpriv", "--bounding-set", "-net_admin"),
     ),
+    case(
+        "`limits=` where no control groups are mounted",
+        starts('"host", command="true", limits={"memory": "64m"}'),
+        "HostError",
+        "limit of memory",
+        "no control groups",
+    ): (*("unshare", "--mount", "sh", "-c"), 'mount -t tmpfs none /sys/fs/cgroup && "$@"', "sh"),
 }
 
 PLACES: Final[Mapping[Case, str]] = {
