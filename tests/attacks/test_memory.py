@@ -29,7 +29,7 @@ def test_attack(container):
 _END: Final = """
     assert container("host", command="echo alive").wait() == 0
 """
-# More than twice the group's limit, in files of the container's own layer, in several tmpfs, and in names alone.
+# More than twice the limit, in files of the container's own layer, in several tmpfs, and in names alone.
 _FILES: Final = """
     result = box.exec(["sh", "-c", "mkdir -p /srv/x; dd if=/dev/zero of=/srv/x/big bs=1M count=900"])
     assert result.exit_code != 0 and "No space left" in result.stderr, result
