@@ -205,3 +205,22 @@ def test_control_group_of_a_pause_is_removed(container: ContainerFactory) -> Non
     assert cgroups.is_frozen(there[0])
     box.remove()
     assert not os.path.exists(there[0])
+
+
+def test_processes_are_listed_without_the_right_to_look_at_them(pytester: pytest.Pytester) -> None:
+    """Without CAP_SYS_PTRACE the processes of another user are listed by their descent."""
+    pytester.makepyfile(
+        """
+        def test_top(container):
+            box = container("host", command=["sh", "-c", "sleep 600 & wait"], user="nobody")
+            while len(box.top()) < 2:
+                box.wait_for(lambda _: True)
+            assert [entry.pid for entry in box.top()] == [1, 2]
+            assert box.stats().pids == 2
+            box.pause()
+            assert box.state == "paused"
+        """
+    )
+    argv = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    result = pytester.run("setpriv", "--bounding-set", "-sys_ptrace", *argv)
+    assert result.ret == 0

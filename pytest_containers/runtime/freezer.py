@@ -1,6 +1,6 @@
 """Pause and unpause all processes of a container (floor 1).
 
-They are frozen by a control group of version 2 where there is one: it is not seen inside, and a frozen
+They are frozen by a control group of version 2 where there is one: it sends no signal, and a frozen
 process still dies by SIGKILL (cgroup-v2.rst, "cgroup.freeze"). The freezer of version 1 is not used,
 for what it has frozen does not even end with its namespace. Where no group of version 2 can be made
 each process gets SIGSTOP, which its parent can see (wait(2), WUNTRACED).

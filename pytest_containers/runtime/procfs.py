@@ -50,9 +50,14 @@ def _stat(pid: int) -> tuple[str, ...]:
 def processes(first: int) -> tuple[int, ...]:
     """Return the ids of the processes of the container whose first process is *first*.
 
-    They are in its process id namespace, or descend from one that is. Some may have ended since.
+    They are in its process id namespace, or descend from one that is. Some may have ended since. Where
+    we may not look at the namespace of another user's process, for want of CAP_SYS_PTRACE, those of execs
+    are missing (ptrace(2), "access mode checking"). Raises OSError where the first has ended.
     """
-    namespace = os.readlink(f"/proc/{first}/ns/pid")
+    try:
+        namespace = os.readlink(f"/proc/{first}/ns/pid")
+    except PermissionError:
+        namespace = ""
     parents: dict[int, int] = {}
     members = {first}
     for pid in map(int, filter(str.isdecimal, os.listdir("/proc"))):
