@@ -5,6 +5,7 @@
     chains/<first two digits>/<hex of the ChainID>/diff      the layer, as overlayfs takes it
                                                   /parent    the chain below, in one line
                                                   /size      the bytes of its files, in one line
+                                                  /boot      the boot of the machine that wrote it
     ingest/layer-<any>                                       the same, its digest not known yet
 
 A layer unpacks differently on different layers below (a whiteout of nothing is nothing), so the
@@ -12,6 +13,11 @@ key is the whole chain: ``ChainID(n) = sha256(ChainID(n-1) + " " + DiffID(n))`` 
 config.md, "Layer ChainID"). A chain is unpacked beside its place under a lock and renamed into it;
 it is never written again: "changes to the underlying filesystems while part of a mounted overlay
 are not allowed" (docs.kernel.org, filesystems/overlayfs.html).
+
+Nothing is synced to disk, which would cost a pull more than the unpacking. After a power cut a file
+may be there and empty (ext4 allocates blocks later than names, Documentation/filesystems/ext4): so
+the first use under another boot compares the bytes that are there with those that were written, and
+a layer that lacks some is unpacked again.
 """
 
 from __future__ import annotations
@@ -20,6 +26,7 @@ import contextlib
 import fcntl
 import hashlib
 import os
+import stat
 import struct
 import uuid
 from collections.abc import Callable, Iterator
@@ -27,7 +34,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from pytest_containers._files import locked, remove_tree, try_lock
+from pytest_containers._files import locked, remove_tree, try_lock, write_atomic
 from pytest_containers.errors import DigestMismatch, ImageError, LayerCorrupt, ReferenceInvalid
 from pytest_containers.images.blobs import Blobs, room
 from pytest_containers.images.decompress import ahead, pieces
@@ -91,14 +98,42 @@ class Chains:
         self._root = root
         self._blobs = blobs
         self.limit_bytes = limit_bytes
+        self._boot = ""
 
     def path(self, chain: str) -> Path:
         """Return the folder of the chain's last layer, unpacked or not; the root for the host."""
         return HOST_ROOT if chain.startswith(_HOST_PREFIX) else self._place(chain) / "diff"
 
     def has(self, chain: str) -> bool:
-        """Tell whether the chain's last layer is unpacked."""
-        return self.path(chain).is_dir()
+        """Tell whether the chain's last layer is unpacked, and whole if the machine was off since then."""
+        folder = self.path(chain)
+        if folder == HOST_ROOT or not folder.is_dir():
+            return folder == HOST_ROOT
+        return self._is_of_this_boot(folder.parent) or self._survived(folder.parent)
+
+    def _is_of_this_boot(self, place: Path) -> bool:
+        try:
+            return (place / "boot").read_text("ascii") == self._this_boot()
+        except FileNotFoundError:
+            return False  # of a version that did not write it down
+
+    def _survived(self, place: Path) -> bool:
+        """Tell whether as many bytes are there as were written, and note that they were looked at."""
+        try:
+            written = int((place / "size").read_text("ascii"))
+        except (OSError, ValueError):
+            return False
+        if sum(_sizes(place / "diff")) < written:
+            return False
+        write_atomic(place / "boot", self._this_boot().encode("ascii"))
+        return True
+
+    def _this_boot(self) -> str:
+        """Return the random id of the machine's boot (random(4)), empty where there is none to read."""
+        if not self._boot:
+            with contextlib.suppress(OSError):
+                self._boot = Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+        return self._boot
 
     def all(self) -> Iterator[str]:
         """Yield the ChainID of every unpacked layer, in no order."""
@@ -180,6 +215,7 @@ class Chains:
                 try:
                     (work / "diff").mkdir(parents=True)
                     (work / "parent").write_text(parent or "", "ascii")
+                    (work / "boot").write_text(self._this_boot(), "ascii")
                     yield NewChain(self, work, parent, parents)
                 finally:
                     remove_tree(work)
@@ -214,6 +250,7 @@ class Chains:
         try:
             (work / "diff").mkdir(parents=True)
             (work / "parent").write_text(parent or "", "ascii")
+            (work / "boot").write_text(self._this_boot(), "ascii")
             parents = self.stack(parent) if parent else ()
             try:
                 written = self._apply(layer, work / "diff", parents)
@@ -287,6 +324,16 @@ def _sweep(ingest: Path, locks: Path) -> None:
             remove_tree(work)
             lock.unlink(missing_ok=True)
             os.close(descriptor)
+
+
+def _sizes(folder: Path) -> Iterator[int]:
+    """Yield the size of each regular file, once for each of its names."""
+    for where, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                status = os.lstat(os.path.join(where, name))
+                if stat.S_ISREG(status.st_mode):
+                    yield status.st_size
 
 
 def _spread(folder: Path) -> None:

@@ -194,4 +194,8 @@ def _config(place: Path) -> Iterator[tuple[Path, dict[str, object]]]:
 
 def _write(path: Path, values: dict[str, object]) -> None:
     text = json.dumps(values, indent="\t", ensure_ascii=False) + "\n"
+    # Under sudo the file stays its user's, who could not read it any more; a new one is the folder's owner's.
+    before = (path if path.exists() else path.parent).stat()
     write_atomic(path, SecretBytes(text.encode("utf-8")), mode=_PRIVATE)
+    if os.geteuid() == 0:
+        os.chown(path, before.st_uid, before.st_gid)

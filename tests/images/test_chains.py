@@ -275,3 +275,49 @@ def test_layers_on_their_way_are_nobody_elses_to_reach(
     with store.chains.create(None):
         for name in ("ingest", "chains", "trash"):
             assert (store.root / name).stat().st_mode & 0o777 == 0o700
+
+
+def _rebooted(chains: Chains, chain: str) -> None:
+    """Have the chain be of another boot of the machine."""
+    (chains.path(chain).parent / "boot").write_text("00000000-0000-0000-0000-000000000000")
+
+
+def test_layer_that_a_power_cut_emptied_is_unpacked_again(
+    store: Store, chains: Chains, tar: MakeTar, put_layer: PutLayer
+) -> None:
+    """After another boot the bytes of a layer are counted, and one that lacks some is made anew."""
+    layer = put_layer(store, tar().file("a", b"1" * 5000).file("b", b"2").bytes())
+    chain = chains.unpack(None, *layer)
+    os.truncate(chains.path(chain) / "a", 0)
+    assert chains.has(chain)  # in this boot nobody looks
+    _rebooted(chains, chain)
+    assert not chains.has(chain)
+    assert chains.unpack(None, *layer) == chain
+    assert (chains.path(chain) / "a").stat().st_size == 5000
+
+
+def test_layer_that_outlived_a_boot_is_not_unpacked_again(
+    store: Store, chains: Chains, tar: MakeTar, put_layer: PutLayer
+) -> None:
+    """A whole layer is looked at once for each boot."""
+    layer = put_layer(store, tar().file("a", b"1" * 5000).link("l", "a").symlink("s", "a").bytes())
+    chain = chains.unpack(None, *layer)
+    before = (chains.path(chain) / "a").stat()
+    _rebooted(chains, chain)
+    assert chains.unpack(None, *layer) == chain
+    assert (chains.path(chain) / "a").stat().st_ino == before.st_ino
+    os.truncate(chains.path(chain) / "a", 0)
+    assert chains.has(chain)
+
+
+def test_committed_layer_that_a_power_cut_emptied_is_missing(chains: Chains, tar: MakeTar) -> None:
+    """A layer whose digest showed at its end is judged alike."""
+    data = tar().file("a", b"1" * 5000).bytes()
+    with chains.create(None) as new:
+        new.unpack(iter([data]))
+        chain = new.commit("sha256:" + hashlib.sha256(data).hexdigest())
+    _rebooted(chains, chain)
+    assert chains.has(chain)
+    os.truncate(chains.path(chain) / "a", 0)
+    _rebooted(chains, chain)
+    assert not chains.has(chain)

@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 
 from pytest_containers._files import try_lock
 from pytest_containers.errors import ImageNotFound
+from pytest_containers.images.build.cache import Cached, StepCache
 from pytest_containers.images.digest import Digest
 from pytest_containers.images.garbage import holders
-from pytest_containers.images.manifest import OCI_CONFIG, Descriptor, Manifest, write_config
+from pytest_containers.images.manifest import OCI_CONFIG, OCI_LAYER_GZIP, Descriptor, Manifest, write_config
 from pytest_containers.images.prune import Pruned, prune
 from pytest_containers.images.reference import Reference
 from pytest_containers.images.store import Store
@@ -200,6 +201,20 @@ def test_entry_of_the_build_cache_holds_what_it_names(store: Store, make: Make) 
     assert len(prune(store, older_than_s=DAY_S).chains) == 1
     assert not entry.exists()
     assert content(store) == set()
+
+
+def test_step_that_a_prune_forgets_while_it_is_read_is_found(store: Store) -> None:
+    """A build that has read an entry of the cache goes on where a prune removes the entry then."""
+    cache = StepCache(store)
+    digest = store.blobs.add(b"a layer")
+    layer = Descriptor(media_type=OCI_LAYER_GZIP, digest=digest, size=7)
+    with cache.hold("key"):
+        cache.keep("key", Cached(layer=layer, diff_id=digest))
+    # The question whether the blob is there comes between reading the entry and noting its use.
+    store.blobs.cover = lambda _: (store.root / "build/key.json").unlink(missing_ok=True)
+    found = cache.find("key")
+    assert found is not None
+    assert found.layer == layer
 
 
 def test_image_that_lost_its_manifest_keeps_its_name(store: Store, make: Make) -> None:

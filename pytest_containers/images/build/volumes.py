@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from pytest_containers._files import locked, remove_tree
+from pytest_containers._files import locked, remove_tree, try_lock
 from pytest_containers.errors import EngineError
 from pytest_containers.images.build.mount import Sharing
 
@@ -57,7 +57,8 @@ class Volumes:
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with contextlib.ExitStack() as scope:
             path = self._claim(name, sharing, scope)
-            with locked(self._folder / "making.lock"):
+            # Each has a lock of its own: one that is filled from a large image holds nobody else up.
+            with locked(_lock(self._making(path))):
                 if not path.exists():
                     self._make(path, fill)
             yield path
@@ -82,14 +83,18 @@ class Volumes:
             if _try(lock, fcntl.LOCK_EX):
                 path.rename(into)
                 _lock(path).unlink()
+                _lock(self._making(path)).unlink(missing_ok=True)
                 return True
         return False
 
     def clear(self) -> None:
         """Delete what a process left that was killed while it made a folder."""
-        if (self._folder / ".making").exists():
-            with locked(self._folder / "making.lock"):
-                remove_tree(self._folder / ".making")
+        for made in self._folder.glob(".making-*"):
+            if made.suffix == ".lock":
+                continue
+            if (held := try_lock(_lock(made))) is not None:
+                remove_tree(made)
+                os.close(held)
 
     def _claim(self, name: str, sharing: Sharing, scope: contextlib.ExitStack) -> Path:
         if sharing != "private":
@@ -107,8 +112,12 @@ class Volumes:
                 return path
         raise AssertionError  # the numbers do not end
 
+    def _making(self, path: Path) -> Path:
+        """Return where a folder is made before it has its name."""
+        return self._folder / f".making-{path.name}"
+
     def _make(self, path: Path, fill: Callable[[Path], None]) -> None:
-        made = self._folder / ".making"
+        made = self._making(path)
         remove_tree(made)  # of one who was killed here
         made.mkdir(mode=0o700)
         fill(made / "volume")

@@ -66,6 +66,12 @@ class Connections:
         pool: urllib3.PoolManager
         if proxy:
             parts = urlsplit(proxy if "://" in proxy else "http://" + proxy)
+            if parts.scheme not in ("http", "https"):
+                raise RegistryError(
+                    f"the proxy for {origin} is of a kind that is not spoken here",
+                    seen=f"{parts.scheme}:// in the environment",
+                    mend="name an http proxy in HTTPS_PROXY, or the host in NO_PROXY",
+                )
             pool = urllib3.ProxyManager(
                 parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl(),
                 proxy_headers=_proxy_headers(unquote(parts.username or ""), unquote(parts.password or "")),

@@ -43,8 +43,8 @@ def test_prune_by_age_removes_cache_mounts(store: Store, volumes: Volumes) -> No
     assert prune(store, older_than_s=1.5 * DAY_S) == told
     assert left(volumes) == ["c"]
     assert sorted(path.name for path in (store.root / "build/mounts").glob("*.lock")) == [
+        ".making-c.lock",
         "c.lock",
-        "making.lock",
     ]
 
 
@@ -84,3 +84,30 @@ def test_cache_mount_of_two_is_locked_shared_or_doubled(volumes: Volumes) -> Non
 def _names(volumes: Volumes) -> list[str]:
     with volumes.hold("a", "locked", Path.mkdir) as folder:
         return sorted(path.name for path in folder.iterdir())
+
+
+def test_cache_mount_that_is_being_filled_holds_no_other_up(volumes: Volumes) -> None:
+    """While one mount is filled from a large image, another new one is made."""
+
+    def fill(path: Path) -> None:
+        with volumes.hold("other", "shared", Path.mkdir) as other:
+            assert other.is_dir()
+        path.mkdir()
+
+    with volumes.hold("slow", "shared", fill) as folder:
+        assert folder.is_dir()
+
+
+def test_cache_mount_that_a_killed_process_was_filling_is_cleared(store: Store, volumes: Volumes) -> None:
+    """What lies beside its place is removed, unless a living process is filling it."""
+
+    def fill(path: Path) -> None:
+        volumes.clear()
+        path.mkdir()
+
+    with volumes.hold("living", "shared", fill) as folder:
+        assert folder.is_dir()
+    dead = store.root / "build/mounts/.making-dead"
+    (dead / "volume").mkdir(parents=True)
+    volumes.clear()
+    assert not dead.exists()

@@ -142,6 +142,20 @@ def test_new_file_is_private_with_its_folder(faulty: Faulty, settings: Settings)
     assert stat.S_IMODE(path.parent.stat().st_mode) & 0o077 == 0
 
 
+@pytest.mark.kernel
+def test_file_stays_its_owners_under_sudo(faulty: Faulty, settings: Settings) -> None:
+    """Root, who logs in for a user, leaves the file and a new one to the user."""
+    path = write_config(settings, {})
+    os.chown(path, 1234, 1235)
+    os.chown(path.parent, 1234, 1235)
+    for again in (False, True):
+        login(faulty.host, "eve", "x", settings=settings)
+        assert (path.stat().st_uid, path.stat().st_gid) == (1234, 1235)
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        if not again:
+            path.unlink()
+
+
 def test_linked_file_stays_a_link(faulty: Faulty, settings: Settings) -> None:
     """Who keeps the file elsewhere and links to it finds the entry there."""
     path = write_config(settings, {})

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
 import pytest
 
+from pytest_containers.errors import RegistryError
 from pytest_containers.images.origin import Origin
+from pytest_containers.images.transport import Transport
 from pytest_containers.images.transport.proxies import proxy_for
+
+if TYPE_CHECKING:
+    from pytest_containers.images.transport import Settings
 
 
 @pytest.mark.parametrize(
@@ -67,3 +75,15 @@ def test_proxy_leaves_out_what_no_proxy_names(url: str, exempt: str, direct: boo
 def test_proxy_comes_from_the_environment(environ: dict[str, str], url: str, proxy: str) -> None:
     """Each scheme has its variable; HTTP_PROXY in upper case is no one's (httpoxy)."""
     assert proxy_for(Origin.of(url), environ) == proxy
+
+
+@pytest.mark.parametrize("proxy", ["socks5://127.0.0.1:1", "socks5h://127.0.0.1:1", "ftp://127.0.0.1:1"])
+def test_proxy_of_another_kind_is_refused_by_name(settings: Settings, proxy: str) -> None:
+    """A SOCKS proxy is told as what it is, at once and not as a connection that broke off."""
+    through = replace(settings, environ={"ALL_PROXY": proxy})
+    with (
+        Transport(through) as transport,
+        pytest.raises(RegistryError, match="a kind that is not spoken") as caught,
+    ):
+        transport.send("GET", "https://registry.example/v2/")
+    assert caught.value.seen == f"{proxy.partition(':')[0]}:// in the environment"

@@ -208,3 +208,20 @@ def test_manifest_larger_than_any_is_not_read(faulty: Faulty, store: Store, sett
     faulty.on("GET", "/v2/app/manifests/latest", faulty.answer(body=b" " * (5 << 20)))
     with pytest.raises(RegistryError, match="too much"):
         pull(store, Reference.parse(f"{faulty.host}/app"), settings=settings)
+
+
+def test_range_that_comes_in_parts_is_asked_for_until_it_is_whole(
+    faulty: Faulty, image: Image, store: Store, settings: Settings
+) -> None:
+    """A server may send less of a range than was asked for (RFC 9110, 15.3.7)."""
+    content = layer(image)
+
+    def part(asked: Asked) -> Answer:
+        start = int(asked.headers["range"].removeprefix("bytes=").removesuffix("-"))
+        end = min(start + 40, len(content))
+        where = {"Content-Range": f"bytes {start}-{end - 1}/{len(content)}"}
+        return faulty.answer(status=206, headers=where, body=content[start:end])
+
+    faulty.on("GET", blob_path(image), faulty.answer(body=content, cut=30), part)
+    assert pull(store, Reference.parse(f"{faulty.host}/app"), settings=settings).digest == image.digest
+    assert len(ranges(faulty, image)) > 3
