@@ -348,6 +348,8 @@ def test_run_without_a_network_has_loopback_alone(site: Site) -> None:
 def test_insecure_run_has_all_capabilities(site: Site) -> None:
     """Where it is allowed, a RUN may mount; an ordinary one after it may not."""
     lines = "FROM host\nRUN --security=insecure mount -t tmpfs none /mnt && touch /mnt/x\n"
+    lines += "RUN --security=insecure grep -q '^Seccomp:.*0$' /proc/self/status\n"
+    lines += "RUN grep -q '^Seccomp:.*2$' /proc/self/status\n"
     site.build(f"{lines}RUN ! mount -t tmpfs none /mnt 2>/dev/null\n", allow=frozenset({"security.insecure"}))
     with pytest.raises(SpecInvalid, match=r"Dockerfile:2: insecure.*not allowed") as caught:
         site.build(lines)
