@@ -21,6 +21,7 @@ __all__ = [
     "Address",
     "Bind",
     "BuildSpec",
+    "BuiltFrom",
     "Change",
     "ContainerSpec",
     "ContainerState",
@@ -135,11 +136,26 @@ class ImageConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BuiltFrom:
+    """The folder and the Dockerfile in it that an image was built from, on this machine.
+
+    *repeatable* says that the build was given nothing else (arguments, secrets, contexts), so that it can
+    be done again from this alone.
+    """
+
+    folder: str
+    dockerfile: str = "Dockerfile"
+    target: str | None = None
+    repeatable: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ImageRecord:
-    """An image that is present and ready to start.
+    """An image that is present and ready to start, unless it is stale.
 
     *id* is the digest of the config, *digest* that of the manifest; *diff_ids* are the layers,
-    oldest first. *portable* is false for an image that stands on this machine's own files.
+    oldest first. *portable* is false for an image that stands on this machine's own files. *stale* is the
+    reason why such an image cannot be started any more; it is listed, and not found by its name.
     """
 
     reference: str
@@ -149,6 +165,8 @@ class ImageRecord:
     diff_ids: tuple[str, ...] = ()
     portable: bool = True
     size_bytes: int = 0
+    built_from: BuiltFrom | None = None
+    stale: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

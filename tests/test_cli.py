@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import re
 import subprocess
@@ -16,7 +17,7 @@ import pytest
 from pytest_containers import NotPortable
 from pytest_containers.cli import main
 from pytest_containers.container import Container
-from pytest_containers.spec import ImageConfig
+from pytest_containers.spec import BuiltFrom, ImageConfig
 from tests.engines.memory import MemoryEngine
 from tests.engines.memory_files import HOST
 
@@ -95,13 +96,20 @@ def test_offline_pulls_nothing(run: Run, engine: MemoryEngine, monkeypatch: pyte
 
 
 def test_images_are_a_table(run: Run, engine: MemoryEngine) -> None:
-    """Every image is a line with name, id, age and size."""
+    """Every image is a line with name, id, age and size, the folder it was built from and what is amiss."""
     record = engine.images.put("team/app:1", HOST, ImageConfig())
     code, out, err = run("images")
     assert (code, err) == (0, "")
     head, row = out.splitlines()
-    assert head.split() == ["IMAGE", "ID", "CREATED", "SIZE"]
-    assert re.fullmatch(rf"team/app:1  {record.id[7:19]}  [0-9]+ years? ago  0 B", row)
+    assert head.split() == ["IMAGE", "PLATFORM", "ID", "CREATED", "SIZE", "BUILT", "FROM", "NOTE"]
+    assert re.fullmatch(rf"team/app:1 +{record.id[7:19]}  [0-9]+ years? ago  0 B", row)
+    engine.images.put(
+        "team/app:1", HOST, ImageConfig(), built_from=BuiltFrom(folder="/docker/app"), stale="other packages"
+    )
+    row = run("images")[1].splitlines()[1]
+    assert re.search(r"0 B   +/docker/app  stale: other packages$", row)
+    (told,) = json.loads(run("images", "--json")[1])
+    assert (told["built_from"]["folder"], told["stale"]) == ("/docker/app", "other packages")
 
 
 def test_push_prints_the_digest(run: Run, engine: MemoryEngine) -> None:

@@ -43,10 +43,12 @@ def images(arguments: argparse.Namespace) -> int:
             _short(each.record.id),
             age(each.created),
             size(each.record.size_bytes),
+            each.record.built_from.folder if each.record.built_from else "",
+            f"stale: {each.record.stale}" if each.record.stale else "",
         )
         for each in found
     ]
-    table([("IMAGE", "PLATFORM", "ID", "CREATED", "SIZE"), *rows])
+    table([("IMAGE", "PLATFORM", "ID", "CREATED", "SIZE", "BUILT FROM", "NOTE"), *rows])
     return 0
 
 

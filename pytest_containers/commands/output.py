@@ -7,6 +7,7 @@ import json
 import re
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Final
 
 from pytest_containers.errors import SpecInvalid
@@ -120,6 +121,8 @@ def record_fields(record: ImageRecord) -> dict[str, object]:
         "size_bytes": record.size_bytes,
         "platform": record.config.platform,
         "portable": record.portable,
+        "built_from": asdict(record.built_from) if record.built_from else None,
+        "stale": record.stale or None,
     }
 
 

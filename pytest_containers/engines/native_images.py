@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from pytest_containers.engines.base import Images
 from pytest_containers.engines.native_store import StorePlace
-from pytest_containers.errors import ImageError, ImageNotFound
+from pytest_containers.errors import ImageNotFound
 from pytest_containers.inventory import ArchiveFormat, HistoryStep, ImageDetails, LayerDetails, Pruned
-from pytest_containers.progress import BuildWatch, Watch
+from pytest_containers.progress import BuildEvent, BuildWatch, Watch
 from pytest_containers.spec import BuildSpec, ImageConfig, ImageRecord, PullPolicy
 
 if TYPE_CHECKING:
@@ -50,7 +50,10 @@ class NativeImages(Images):
         platform: str | None = None,
         watch: Watch | None = None,
     ) -> ImageRecord:
-        """Return the image, ready to start; fetch it where *policy*, or the lock file, says so."""
+        """Return the image, ready to start; fetch it where *policy*, or the lock file, says so.
+
+        One on this machine's own files is in no registry: where it is stale it is built again.
+        """
         from pytest_containers.images.host import is_host
         from pytest_containers.images.platform import Platform
         from pytest_containers.images.reference import Reference
@@ -62,8 +65,8 @@ class NativeImages(Images):
         pinned = self._place.pinned(name)
         if found := self._present(name, wanted, pinned, policy):
             return found
-        if pinned is None:
-            self._refuse_outdated(name)
+        if pinned is None and (own := self._own(name, wanted, policy, watch)):
+            return own
         if policy == "never" or self._place.access.offline:
             reason = "the run is offline" if self._place.access.offline else "the pull policy is never"
             raise self._place.absent(name, reason, platform)
@@ -114,18 +117,35 @@ class NativeImages(Images):
 
         return pull(self._store, name, platform=wanted, settings=Settings(offline=True), pinned=pinned)
 
-    def _refuse_outdated(self, name: Reference) -> None:
-        """Say so where an image stood on this machine's files: no registry has it."""
-        try:
-            _, manifest = self._store.manifest(name)
-        except ImageError:
-            return
-        if manifest.base:
-            raise ImageNotFound(
-                f"the image {name.familiar} does not fit this machine any more",
-                seen="it was made on the machine's own files, and other packages are installed now",
-                mend="make it again: commit or build under the same name",
+    def _own(
+        self, name: Reference, wanted: Platform | None, policy: PullPolicy, watch: Watch | None
+    ) -> ImageRecord | None:
+        """Return an image that stands on this machine's files, built again where it is stale.
+
+        None for all others. Raises ImageNotFound where it is stale and cannot be built from a folder alone.
+        """
+        found = self._store.find(name, wanted, stale=True)
+        if found is None or found.portable:
+            return None
+        if not found.stale:
+            return found
+        source = found.built_from
+        if source and source.repeatable and Path(source.folder, source.dockerfile).is_file():
+            spec = BuildSpec(
+                folder=source.folder,
+                tags=(name.familiar,),
+                dockerfile=source.dockerfile,
+                target=source.target,
+                platform=None if wanted is None else str(wanted),
+                pull="never" if self._place.access.offline else policy,
             )
+            return self.build(spec, _unheard, transfer=watch)
+        mend = "make it again: commit or build under the same name"
+        if source:
+            mend = f"build it again: images.build({source.folder!r}, tag={name.familiar!r})"
+        raise ImageNotFound(
+            f"the image {name.familiar} does not fit this machine any more", seen=found.stale, mend=mend
+        )
 
     def push(self, reference: str, *, platform: str | None = None, watch: Watch | None = None) -> str:
         """Send an image to the registry its name says; return the digest of its manifest or index."""
@@ -144,7 +164,9 @@ class NativeImages(Images):
         name = Reference.parse(source)
         self._store.manifest(name)  # raises for what has none
         for entry in self._store.named(name):
-            self._store.tag(Reference.parse(target), self._store.blobs.read(entry.digest, entry.size))
+            data = self._store.blobs.read(entry.digest, entry.size)
+            record = self._store.record(name, data)
+            self._store.tag(Reference.parse(target), data, built_from=record.built_from if record else None)
 
     def list(self) -> tuple[ImageRecord, ...]:
         """Return every named image of the store, sorted by reference."""
@@ -297,3 +319,7 @@ class NativeImages(Images):
     def layers(self, image: ImageRecord) -> tuple[str, ...]:
         """Return the folders of an image's layers, oldest first, unpacked where they were not."""
         return tuple(str(layer) for layer in self._store.layers(image))
+
+
+def _unheard(event: BuildEvent) -> None:
+    """Hear of a build that was not asked for: what its Dockerfile says was told at the first one."""

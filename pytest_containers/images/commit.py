@@ -35,7 +35,7 @@ from pytest_containers.images.progress import Meter
 from pytest_containers.images.reference import Reference
 from pytest_containers.images.store import CONFIG_LIMIT_BYTES, Store
 from pytest_containers.progress import Watch
-from pytest_containers.spec import ImageConfig, ImageRecord
+from pytest_containers.spec import BuiltFrom, ImageConfig, ImageRecord
 
 __all__ = ["add_layer", "commit", "in_oci_terms", "laid_over", "now", "pack_layer", "write_image"]
 
@@ -200,6 +200,7 @@ def write_image(
     config: ImageConfig,
     history: tuple[History, ...],
     annotations: Mapping[str, str],
+    built_from: BuiltFrom | None = None,
 ) -> ImageRecord:
     """Write config and manifest of an image whose layers are in the store, and name it."""
     if not config.architecture:
@@ -209,7 +210,7 @@ def write_image(
     data = write_config(config, diff_ids, history, created)
     described = Descriptor(media_type=OCI_CONFIG, digest=store.blobs.add(data), size=len(data))
     manifest = Manifest(config=described, layers=layers, annotations=annotations)
-    return store.tag(reference, manifest.encode(), local=True)
+    return store.tag(reference, manifest.encode(), local=True, built_from=built_from)
 
 
 def laid_over(below: ImageConfig, above: ImageConfig) -> ImageConfig:

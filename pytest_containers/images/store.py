@@ -9,9 +9,10 @@ found by what they are.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 from collections.abc import Callable, Iterable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -40,7 +41,7 @@ from pytest_containers.images.manifest import (
 from pytest_containers.images.platform import Platform, choose, platform_of
 from pytest_containers.images.reference import Reference
 from pytest_containers.progress import Watch
-from pytest_containers.spec import ImageRecord
+from pytest_containers.spec import BuiltFrom, ImageRecord
 
 __all__ = ["CONFIG_LIMIT_BYTES", "REF_NAME", "Store"]
 
@@ -49,6 +50,9 @@ REF_NAME: Final = "org.opencontainers.image.ref.name"
 CONFIG_LIMIT_BYTES: Final = 8 << 20
 # Folders that hold unpacked layers, or are about to.
 _PRIVATE: Final = ("chains", "ingest", "trash")
+# An annotation of a name's entry in index.json (image-spec, annotations.md, "Rules").
+_BUILT_FROM: Final = "io.github.pytest-containers.built-from"
+_STALE: Final = "it was made on the machine's own files, and other packages are installed now"
 _LAYOUT: Final = b'{"imageLayoutVersion":"1.0.0"}'
 
 
@@ -86,29 +90,37 @@ class Store:
             ) from error
         return cls(root, layer_limit_bytes)
 
-    def find(self, reference: Reference, platform: Platform | None = None) -> ImageRecord | None:
+    def find(
+        self, reference: Reference, platform: Platform | None = None, *, stale: bool = False
+    ) -> ImageRecord | None:
         """Return the image of that name for *platform*, this machine's where it is None, else None.
 
         An image that lost blobs is none, so that a pull mends it. Neither is one that was built
-        on this machine's files when other packages were installed.
+        on this machine's files when other packages were installed, unless *stale* asks for these too.
         """
         if is_host(reference):
             return host_record()
         # Nothing goes away between two looks; later only a lease holds it.
         platform = platform or Platform.host()
         with self.leases.gate():
-            record = self._find(reference, self._entry(reference, platform))
+            record = self._find(reference, self._entry(reference, platform), stale=stale)
         fits = record is None or not record.config.architecture or platform.runs(platform_of(record.config))
         return record if fits else None
 
-    def _find(self, reference: Reference, entry: Descriptor | None) -> ImageRecord | None:
-        """Return the image of an entry where nothing of it is missing."""
+    def _find(
+        self, reference: Reference, entry: Descriptor | None, *, stale: bool = False
+    ) -> ImageRecord | None:
+        """Return the image of an entry where nothing of it is missing, and which may be *stale*."""
         if entry is None or not self.blobs.has(entry.digest):
             return None
         manifest = Manifest.parse(self.blobs.read(entry.digest, MANIFEST_LIMIT_BYTES))
-        if not self.blobs.has(manifest.config.digest) or _is_stale(manifest):
+        if not self.blobs.has(manifest.config.digest) or (_is_stale(manifest) and not stale):
             return None
-        record = self._record(reference, entry.digest, manifest)
+        record = replace(
+            self._record(reference, entry.digest, manifest),
+            built_from=_built_from(entry),
+            stale=_STALE if _is_stale(manifest) else "",
+        )
         chains = chain_ids(_base_of(manifest), record.diff_ids)
         present = (
             self.chains.has(chain) or self.blobs.has(layer.digest)
@@ -121,10 +133,10 @@ class Store:
         digest = Digest.of(manifest_bytes)
         with self.leases.gate():
             entries = self._candidates(reference)
-            return self._find(reference, next((e for e in entries if e.digest == digest), None))
+            return self._find(reference, next((e for e in entries if e.digest == digest), None), stale=True)
 
     def list(self) -> tuple[ImageRecord, ...]:
-        """Return every named image that is whole, of every platform, sorted by reference.
+        """Return every named image that is whole, of every platform, sorted by reference; stale ones too.
 
         ``host`` is not listed.
         """
@@ -132,7 +144,7 @@ class Store:
         for entry in sorted(self.entries(), key=lambda one: (one.annotations[REF_NAME], str(one.platform))):
             # One damaged image does not hide the others; asking for it by name says what is wrong.
             with contextlib.suppress(ImageError), self.leases.gate():
-                record = self._find(Reference.parse(entry.annotations[REF_NAME]), entry)
+                record = self._find(Reference.parse(entry.annotations[REF_NAME]), entry, stale=True)
                 found += [record] if record else []
         return tuple(found)
 
@@ -155,11 +167,19 @@ class Store:
         data = self.blobs.read(entry.digest, MANIFEST_LIMIT_BYTES)
         return data, Manifest.parse(data)
 
-    def tag(self, reference: Reference, manifest_bytes: bytes, *, local: bool = False) -> ImageRecord:
+    def tag(
+        self,
+        reference: Reference,
+        manifest_bytes: bytes,
+        *,
+        local: bool = False,
+        built_from: BuiltFrom | None = None,
+    ) -> ImageRecord:
         """Give the image of that manifest a name, taken from the image of the same platform that has it.
 
         Its config must be in the store. Only a manifest made here (*local*) or named here before
-        may stand on this machine's files: one from outside would have them read. Raises
+        may stand on this machine's files: one from outside would have them read. *built_from* is kept
+        beside the name and not in the image, which is the same wherever it is built. Raises
         ReferenceInvalid for ``host``, NotPortable for such a manifest.
         """
         if is_host(reference):
@@ -175,14 +195,17 @@ class Store:
                 seen="it was not made on this machine",
                 mend="do not use this image, or build it here",
             )
-        record = self._record(reference, digest, manifest)
+        record = replace(self._record(reference, digest, manifest), built_from=built_from)
         self.blobs.add(manifest_bytes)
         self._touch(digest)
         entry = Descriptor(
             media_type=manifest.media_type,
             digest=digest,
             size=len(manifest_bytes),
-            annotations={REF_NAME: str(reference)},
+            annotations={
+                REF_NAME: str(reference),
+                **({} if built_from is None else {_BUILT_FROM: json.dumps(asdict(built_from))}),
+            },
             platform=platform_of(record.config) if record.config.architecture else None,
         )
         with locked(self._lock()):
@@ -383,6 +406,14 @@ def _base_of(manifest: Manifest) -> str | None:
             mend="update pytest-containers",
         )
     return host_chain(manifest.annotations.get(BASE_KEY_ANNOTATION, ""))
+
+
+def _built_from(entry: Descriptor) -> BuiltFrom | None:
+    """Return what a name was built from, where the index says so in a form of this version."""
+    try:
+        return BuiltFrom(**json.loads(entry.annotations.get(_BUILT_FROM, "")))
+    except (ValueError, TypeError):
+        return None
 
 
 def _replaces(new: Descriptor, old: Descriptor) -> bool:

@@ -60,16 +60,26 @@ _LIGHT_FILES: Final = 500
 _FEATURES: Final = (("redirect_dir", "off"), ("index", "off"), ("metacopy", "off"))
 
 
+# Without one of these the programs of the machine do not run (hier(7)).
+_PROGRAMS: Final = (
+    *("/usr", "/usr/bin", "/usr/sbin", "/usr/lib", "/usr/lib64"),
+    *("/etc", "/bin", "/sbin", "/lib", "/lib64"),
+)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ground:
     """What all snapshots of a run stand on: the init layer, the host's root, device nodes, masks.
 
-    *nothing* is an empty layer. *one_by_one*: the kernel takes layers one by one (`mount_overlay`).
+    *nothing* is an empty layer. *host_lacks* names folders with programs that are file systems of their own
+    on the machine, so that the host's root does not have them. *one_by_one*: the
+    kernel takes layers one by one (`mount_overlay`).
     """
 
     init: str
     nothing: str
     host: str
+    host_lacks: tuple[str, ...]
     devices: str
     masked: tuple[str, ...]
     one_by_one: bool
@@ -116,6 +126,7 @@ def lay_ground(folder: str) -> Ground:
         init=init,
         nothing=os.path.join(folder, "nothing"),
         host=_host_layer(folder),
+        host_lacks=_host_lacks(),
         devices=_devices(folder),
         one_by_one=syscalls.overlay_takes_layers(os.path.join(folder, "nothing")),
         masked=tuple(path for path in (*_MASKED, *glob.glob(_THERMAL)) if os.path.exists(path)),
@@ -153,6 +164,17 @@ def _host_layer(folder: str) -> str:
     return host
 
 
+def _host_lacks() -> tuple[str, ...]:
+    """Return the folders of programs on which another file system is mounted (proc_pid_mountinfo(5)).
+
+    An overlay shows the one file system that its layer is of, and an empty folder where another is mounted
+    (Documentation/filesystems/overlayfs.rst).
+    """
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as table:
+        mounted = {line.split()[4] for line in table}
+    return tuple(folder for folder in _PROGRAMS if folder in mounted)
+
+
 def prepare(
     ground: Ground,
     name: str,
@@ -169,6 +191,13 @@ def prepare(
     init layer: nothing can be started there. The layer ``/`` means the host's root. Raises
     HostError where the kernel refuses.
     """
+    if "/" in layers and ground.host_lacks and not bare:
+        lacks = ", ".join(ground.host_lacks)
+        raise HostError(
+            f"the image host lacks {lacks}",
+            seen="a file system of its own is mounted there on this machine, and host is the root's alone",
+            mend="take an image of a registry, or import a root file system (pytest-containers import)",
+        )
     folder = os.path.join(os.path.dirname(ground.init), "c", name)
     os.mkdir(folder)
     with contextlib.ExitStack() as undo:

@@ -30,7 +30,7 @@ from pytest_containers.inventory import (
     Pruned,
 )
 from pytest_containers.progress import BuildWatch, Phase, Progress, Watch
-from pytest_containers.spec import BuildSpec, ImageConfig, ImageRecord, PullPolicy
+from pytest_containers.spec import BuildSpec, BuiltFrom, ImageConfig, ImageRecord, PullPolicy
 from tests.engines.memory_files import HOST, Files
 
 __all__ = ["MemoryImages", "MemoryRegistries"]
@@ -47,7 +47,16 @@ class MemoryImages(Images):
         self._named: dict[str, ImageRecord] = {}
         self._files: dict[str, Files] = {}
 
-    def put(self, reference: str, files: Files, config: ImageConfig, *, portable: bool = True) -> ImageRecord:
+    def put(
+        self,
+        reference: str,
+        files: Files,
+        config: ImageConfig,
+        *,
+        portable: bool = True,
+        built_from: BuiltFrom | None = None,
+        stale: str = "",
+    ) -> ImageRecord:
         """Name an image."""
         digest = hashlib.sha256(repr((sorted(files.entries.items()), config)).encode()).hexdigest()
         self._files[f"sha256:{digest}"] = files
@@ -57,6 +66,8 @@ class MemoryImages(Images):
             digest=f"sha256:{digest}",
             config=config,
             portable=portable,
+            built_from=built_from,
+            stale=stale,
         )
         self._named[reference] = record
         return record

@@ -398,3 +398,33 @@ def test_host_layer_is_taken_as_it_is_when_the_machine_stands_on_an_overlay(plot
         return ground.host, os.path.exists(f"{made.root}/of-the-machine")
 
     assert apart(act, flags=syscalls.CLONE_NEWPID) == ("/", True)
+
+
+@pytest.mark.parametrize("folder", ["/usr", "/etc"])
+def test_host_without_its_programs_is_refused(apart: Apart, tmp_path: Path, folder: str) -> None:
+    """Where the machine has its programs on a file system of their own the error names the folder."""
+
+    def attempt() -> None:
+        syscalls.mount(folder, folder, None, syscalls.MS_BIND)
+        prepare(lay_ground(str(tmp_path)), "box", ("/",))
+
+    with pytest.raises(HostError, match=f"^the image host lacks {folder}\n") as caught:
+        apart(attempt)
+    assert "import" in caught.value.mend
+
+
+def test_host_is_not_missed_by_images_of_others(apart: Apart, tmp_path: Path) -> None:
+    """An image with files of its own starts there, and so does host where other folders are mounts."""
+    layer = tmp_path / "layer"
+    layer.mkdir()
+    (tmp_path / "ground").mkdir()
+
+    def attempt() -> list[str]:
+        syscalls.mount("/srv", "/srv", None, syscalls.MS_BIND)
+        ground = lay_ground(str(tmp_path / "ground"))
+        assert prepare(ground, "one", ("/",)).lowers == (ground.host,)
+        syscalls.mount("/usr", "/usr", None, syscalls.MS_BIND)
+        (tmp_path / "second").mkdir()
+        return list(prepare(lay_ground(str(tmp_path / "second")), "two", (str(layer),)).lowers)
+
+    assert apart(attempt) == [str(layer)]

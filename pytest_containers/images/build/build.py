@@ -26,7 +26,7 @@ from pytest_containers.images.reference import Reference
 from pytest_containers.images.store import Store
 from pytest_containers.images.transport import Settings as TransportSettings
 from pytest_containers.progress import BuildEvent, BuildWatch, Watch
-from pytest_containers.spec import BuildSpec, ImageConfig, ImageRecord
+from pytest_containers.spec import BuildSpec, BuiltFrom, ImageConfig, ImageRecord
 
 __all__ = ["build"]
 
@@ -181,11 +181,20 @@ def _name(store: Store, state: State, building: Plan, spec: BuildSpec) -> ImageR
         config=config,
         history=state.history,
         annotations=annotations,
+        built_from=_source(spec),
     )
     data, _ = store.manifest(first)
     for other in others:
-        store.tag(other, data, local=True)
+        store.tag(other, data, local=True, built_from=_source(spec))
     return record
+
+
+def _source(spec: BuildSpec) -> BuiltFrom:
+    """Return what the image is built from; values are not kept, since arguments may be secrets."""
+    given = (spec.args, spec.secrets, spec.labels, spec.ssh, spec.allow, spec.contexts)
+    return BuiltFrom(
+        folder=spec.folder, dockerfile=spec.dockerfile, target=spec.target, repeatable=not any(given)
+    )
 
 
 def _meant_for(config: ImageConfig, platform: Platform) -> ImageConfig:
