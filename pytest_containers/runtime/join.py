@@ -129,6 +129,8 @@ def _enter(
         openfiles.restore(sandbox.run.open_files)
         # Nobody in the container sees this process: the second alone is in its process id namespace.
         prepared = process.prepare(wanted, last_capability=sandbox.run.last_capability)
+        # The second must not have that memory: who traces it (SYS_PTRACE) could name any process to us.
+        told.madvise(mmap.MADV_DONTFORK)
         second = syscalls.clone(syscalls.CLONE_PARENT, told=told)
         if second.pid:
             os.write(process.SYNC, _CLONED)

@@ -35,10 +35,26 @@ syscalls.clone = clone
 """
 
 
+# The second child tells of memory that it shares with the supervisor (proc_pid_maps(5)).
+_SHARED: Final = """
+import sys
+sys.path += sys.argv[7:]
+from pytest_containers.runtime import process
+usual = process.execute
+def execute(prepared):
+    with open("/proc/self/maps") as file:
+        shared = [line for line in file if line.split()[1][1:4:2] == "ws"]
+    if shared:
+        raise RuntimeError(f"shared: {shared}")
+    usual(prepared)
+process.execute = execute
+"""
+
+
 @pytest.fixture
-def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Boxes]:
-    """Return what makes containers of a run whose execs lose their first child."""
-    monkeypatch.setattr(client, "_START", _KILLED + "".join(client._START))
+def own(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Boxes]:
+    """Return what makes containers of a run whose supervisor begins with other code."""
+    monkeypatch.setattr(client, "_START", request.param + "".join(client._START))
     engine = NativeEngine(store=tmp_path / "store", run_folder=fresh_run_folder(), owner_pid=os.getpid())
     with contextlib.closing(engine):
         made = Boxes(engine)
@@ -59,6 +75,7 @@ def _children(pid: int) -> list[tuple[int, str]]:
     return found
 
 
+@pytest.mark.parametrize("own", [_KILLED], indirect=True, ids=["killed"])
 def test_exec_whose_first_child_is_killed_is_one(own: Boxes) -> None:
     """The exec tells its result, and no child of the supervisor is left, nor does one hold up the removal."""
     box = own.start(ContainerSpec(name="box", command=("sleep", "1000")))
@@ -79,3 +96,11 @@ def test_exec_whose_first_child_is_killed_is_one(own: Boxes) -> None:
     begun = time.monotonic()
     box.remove()
     assert time.monotonic() - begun < _PATIENCE_S
+
+
+@pytest.mark.parametrize("own", [_SHARED], indirect=True, ids=["shared"])
+def test_exec_shares_no_memory_with_the_supervisor(own: Boxes) -> None:
+    """What the container can see, and with SYS_PTRACE change, before its exec is in no memory of ours."""
+    box = own.start(ContainerSpec(name="box", command=("sleep", "1000")))
+    result = box.exec(ExecSpec(argv=("echo", "said"), timeout_s=_PATIENCE_S))
+    assert (result.exit_code, result.stdout, result.stderr) == (0, "said\n", "")
