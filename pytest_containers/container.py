@@ -103,6 +103,12 @@ class Container:
         return None if end is None else end.code
 
     @property
+    def oom_killed(self) -> bool:
+        """Whether it has ended and the kernel had killed a process of it for want of memory."""
+        end = self._handle.state().exit
+        return end is not None and end.oom_killed
+
+    @property
     def ports(self) -> tuple[Port, ...]:
         """The exposed ports: the image's and those the test named."""
         return self._config.ports

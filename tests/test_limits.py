@@ -68,7 +68,9 @@ def test_limit_of_storage_is_where_a_write_fails(container: ContainerFactory) ->
 def test_memory_past_the_limit_is_told_as_such(container: ContainerFactory) -> None:
     """A container past its memory limit is killed; its state, its wait and its report say out of memory."""
     box = container("host", command=[*PYTHON, HOG], limits={"memory": "48m"}, ready=lambda _: True)
+    assert not container("host", command="true", limits={"memory": "48m"}, ready=lambda _: True).oom_killed
     assert box.wait(timeout=20) == 137
+    assert box.oom_killed
     assert "out of memory" in box.report(5)
     with pytest.raises(ContainerExited, match="out of memory"):
         container("host", command=[*PYTHON, HOG], limits={"memory": "48m"}, ready=lambda _: False)
