@@ -11,6 +11,7 @@ folder, so that whoever removes the folder removes them as well (`remove_listed`
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -219,7 +220,6 @@ class Memory:
             for folder in hierarchy.levels()
             if _memory_limit(hierarchy.version, folder) is not None
         )
-
         own = (
             _oom_counts(hierarchy.version, hierarchy.own)
             for hierarchy in mounted
@@ -349,12 +349,12 @@ class Groups:
         with contextlib.ExitStack() as undo:
             for hierarchy, parent, names in self._places(frozenset(settings)):
                 folder = os.path.join(self._run_group(hierarchy, parent, names), container)
+                undo.callback(self.remove, (folder,))
                 try:
                     os.mkdir(folder)
-                    undo.callback(_remove, folder)
                     for name in sorted(names):
                         for file, text in settings[name][hierarchy.version - 1]:
-                            _write_if_there(f"{folder}/{file}", text)
+                            _set(f"{folder}/{file}", text)
                 except OSError as error:
                     raise self._refused(frozenset(names), f"{folder}: {error}") from error
                 made[folder] = hierarchy.version
@@ -370,9 +370,11 @@ class Groups:
             return known
         for hierarchy in self._mounted:
             if hierarchy.version == 2:
-                with contextlib.suppress(HostError, OSError):
+                with contextlib.suppress(HostError, OSError), contextlib.ExitStack() as undo:
                     folder = os.path.join(self._run_group(hierarchy, hierarchy.own, frozenset()), container)
+                    undo.callback(self.remove, (folder,))
                     os.mkdir(folder)
+                    undo.pop_all()
                     return folder
         return ""
 
@@ -476,12 +478,19 @@ def _settings(limits: Limits) -> dict[str, _Settings]:
     return settings
 
 
-def _write_if_there(path: str, text: str) -> None:
-    """Write a setting; the two of swap are not there on every kernel (cgroup-v1/memory.rst)."""
+def _set(path: str, text: str) -> None:
+    """Write a setting, but for two that need not be there or cannot have an effect.
+
+    The limits of swap are not on every kernel (cgroup-v1/memory.rst), and version 1 refuses a quota above
+    that of a group further up (kernel/sched/core.c, tg_cfs_schedulable_down), which holds anyway.
+    """
+    name = os.path.basename(path)
     try:
         _write(path, text)
-    except FileNotFoundError:
-        if "sw" not in os.path.basename(path):
+    except OSError as error:
+        is_swap = error.errno == errno.ENOENT and name in ("memory.memsw.limit_in_bytes", "memory.swap.max")
+        is_above = error.errno == errno.EINVAL and name == "cpu.cfs_quota_us"
+        if not is_swap and not is_above:
             raise
 
 

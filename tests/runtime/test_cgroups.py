@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from pytest_containers.runtime.cgroups import (
     remove_listed,
 )
 from pytest_containers.spec import Limits
-from tests.plugins.groups import bounded_group, memory_hierarchy
+from tests.plugins.groups import bounded_group, memory_hierarchy, parent_for
 from tests.runtime.conftest import Apart
 
 _MOUNTS = """\
@@ -157,7 +158,7 @@ def test_group_that_cannot_be_made_is_told_and_leaves_nothing(tmp_path: Path) ->
     hierarchy = Hierarchy(version=1, controllers=frozenset(("pids",)), top=str(top), own=str(top))
     with pytest.raises(HostError, match=r"pids\.max"):
         Groups(str(tmp_path), (hierarchy,)).make("box", Limits(pids=5))
-    assert not list(top.glob("*/box"))
+    assert list(top.iterdir()) == []
 
 
 def test_groups_without_a_limit_are_none(tmp_path: Path) -> None:
@@ -201,3 +202,24 @@ def test_process_begins_in_a_group_of_version_2() -> None:
         os.close(read)
         os.close(write)
         group.rmdir()
+
+
+@pytest.mark.kernel
+def test_limit_above_that_of_our_own_group_is_taken(tmp_path: Path) -> None:
+    """A limit that can never be reached, for pytest's own group has a lower one, is no error."""
+    hierarchy = next(one for one in hierarchies() if "cpu" in one.controllers)
+    own = Path(parent_for(hierarchy, "cpu"), f"test-of-cpus-{os.getpid()}")
+    own.mkdir()
+    try:
+        if hierarchy.version == 1:
+            (own / "cpu.cfs_quota_us").write_text("50000")
+        else:
+            (own / "cpu.max").write_text("50000 100000")
+            (own / "cgroup.subtree_control").write_text("+cpu")
+        groups = Groups(str(tmp_path), (replace(hierarchy, own=str(own)),))
+        for cpus in (0.25, 1.0):
+            group = groups.make("box", Limits(cpus=cpus))
+            assert group is not None
+            groups.remove(group.folders)
+    finally:
+        own.rmdir()
