@@ -131,7 +131,7 @@ _STACK: Final = 0x6474_E551
 _READ_EXECUTE: Final = 5
 _READ_WRITE: Final = 6
 _PAGE_BYTES: Final = 0x1_0000  # the largest page of an aarch64 kernel, whose alignment fits all
-# Python has no name for it before 3.13 or so (memfd_create(2), Linux 6.3).
+# For which Python has no name (memfd_create(2), Linux 6.3).
 _MFD_EXEC: Final = 0x10
 
 
@@ -165,9 +165,8 @@ def prepare() -> int:
     except OSError as error:
         if error.errno != errno.EINVAL:
             raise _refused(error) from error
-        descriptor = os.memfd_create(
-            "init", flags
-        )  # an older kernel, where every memory file may be executed
+        # An older kernel, where every memory file may be executed.
+        descriptor = os.memfd_create("init", flags)
     os.write(descriptor, program(os.uname().machine))
     seals = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
     fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, seals)
