@@ -16,8 +16,11 @@ __all__ = ["extra_hosts_of", "host_ports_of"]
 _NAME: Final = re.compile(r"[a-z0-9_]([a-z0-9_.-]{0,251}[a-z0-9_])?", re.IGNORECASE)
 
 
-def host_ports_of(given: object) -> tuple[Port, ...]:
-    """Return the ports of ``[8080, "53/udp"]``, each once. Raises SpecInvalid."""
+def host_ports_of(given: object, network: str = "default") -> tuple[Port, ...]:
+    """Return the ports of ``[8080, "53/udp"]``, each once. Raises SpecInvalid.
+
+    *network* is the container's: where that is ``none`` no port can be reached.
+    """
     if given is None:
         return ()
     if isinstance(given, str | bytes) or not isinstance(given, Iterable):
@@ -26,7 +29,14 @@ def host_ports_of(given: object) -> tuple[Port, ...]:
             f"host_access={given!r} is not a list of ports",
             mend=f"write host_access=[{port!r}], the ports of this machine that the container may reach",
         )
-    return tuple(dict.fromkeys(map(Port.parse, given)))
+    ports = tuple(dict.fromkeys(map(Port.parse, given)))
+    if ports and network == "none":
+        raise SpecInvalid(
+            "a container without a network reaches no port of this machine",
+            seen='host_access= and network="none"',
+            mend="put it on a network(..., internal=True): it then reaches these ports, and nothing else",
+        )
+    return ports
 
 
 def extra_hosts_of(given: object, ports: tuple[Port, ...]) -> dict[str, str]:

@@ -188,7 +188,7 @@ def _spec(options: Options, binds: tuple[Bind, ...]) -> ContainerSpec:
     name, hostname, user = options.get("name"), options.get("hostname"), options.get("user")
     command, entrypoint, workdir = options.get("command"), options.get("entrypoint"), options.get("workdir")
     network, signal, grace = options.get("network"), options.get("stop_signal"), options.get("stop_timeout")
-    host_ports = host_ports_of(options.get("host_access"))
+    host_ports = host_ports_of(options.get("host_access"), _network(network))
     spec = ContainerSpec(
         name="" if name is None else _name(name),
         hostname=None if hostname is None else _hostname(hostname),

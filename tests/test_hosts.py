@@ -34,6 +34,14 @@ def test_host_access_of_another_form_is_refused_with_the_right_one(given: object
         Order.of("host", host_access=given)  # type: ignore[arg-type]
 
 
+def test_host_access_needs_a_network() -> None:
+    """Where there is no network the mistake is told; on the host's own network the ports are there."""
+    with pytest.raises(SpecInvalid, match="without a network"):
+        Order.of("host", host_access=[80], network="none")
+    assert Order.of("host", network="none").spec.host_access == ()
+    assert Order.of("host", host_access=[80], network="host").spec.host_access == (Port(80),)
+
+
 def test_extra_hosts_maps_names_to_addresses() -> None:
     """IPv4 and IPv6 addresses, and the machine itself where a port of it may be reached."""
     hosts = {"db": "192.0.2.7", "my_db.example": "2001:db8::1", "api": "host-gateway"}

@@ -13,6 +13,7 @@ import pytest
 from pytest_containers.spec import ContainerSpec, ExecSpec, Port
 
 if TYPE_CHECKING:
+    from pytest_containers.engines.base import Handle
     from pytest_containers.engines.native_container import NativeHandle
     from tests.runtime.conftest import Boxes, Shell
 
@@ -93,7 +94,7 @@ def _answer(server: socket.socket, kind: Kind) -> None:
                 client.sendall(b"+" + client.recv(100))
 
 
-def _ask(handle: NativeHandle, host: str, port: int, kind: Kind = "tcp") -> str:
+def _ask(handle: Handle, host: str, port: int, kind: Kind = "tcp") -> str:
     result = handle.exec(ExecSpec(argv=("/usr/bin/python3", "-c", _ASK, kind, host, str(port))))
     assert result.exit_code == 0, result.stderr
     return result.stdout.strip()
@@ -103,12 +104,12 @@ def _box(boxes: Boxes, name: str, *ports: Port, network: str = "default") -> Nat
     return boxes.start(ContainerSpec(name=name, command=_SLEEP, host_access=ports, network=network))
 
 
-def _host_address(handle: NativeHandle) -> str:
+def _host_address(handle: Handle) -> str:
     result = handle.exec(ExecSpec(argv=("getent", "ahostsv4", _HOST)))
     return result.stdout.split()[0]
 
 
-def _look_up(handle: NativeHandle, name: str) -> str:
+def _look_up(handle: Handle, name: str) -> str:
     """Return code, number of records and address of the resolver's own answer for *name* (RFC 1035, 4.1)."""
     argv = ("/usr/bin/python3", "-c", _LOOK_UP, name)
     return handle.exec(ExecSpec(argv=argv)).stdout.rstrip("\n")
@@ -203,6 +204,28 @@ def test_datagrams_of_any_size_come_back_to_who_sent_them(boxes: Boxes, serve: S
     )
     result = box.exec(ExecSpec(argv=("/usr/bin/python3", "-c", script)))
     assert result.exit_code == 0, result.stderr
+
+
+def test_container_on_the_hosts_network_knows_the_host_as_its_own_loopback(
+    boxes: Boxes, serve: Serve, sh: Shell
+) -> None:
+    """There is no gateway between, so the names that a test's code uses lead to 127.0.0.1."""
+    port = serve()
+    engine = boxes.engine
+    spec = ContainerSpec(
+        name="open",
+        command=_SLEEP,
+        network="host",
+        host_access=(Port(port),),
+        extra_hosts={"api": "host-gateway"},
+    )
+    with contextlib.ExitStack() as scope:
+        box = engine.create(spec, engine.images.pull("host"))
+        scope.callback(box.remove)
+        box.start()
+        assert _host_address(box) == "127.0.0.1"
+        assert _ask(box, _HOST, port) == "+hello"
+        assert _ask(box, "api", port) == "+hello"
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])

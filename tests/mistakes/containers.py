@@ -164,6 +164,18 @@ ARGUMENTS: Final = (
     ),
     case("one for a list: `ports=6379`", starts('"host", ports=6379'), "SpecInvalid", "ports=[6379]"),
     case(
+        "a port of this machine without a list: `host_access=8080`",
+        starts('"host", host_access=8080'),
+        "SpecInvalid",
+        "host_access=[8080]",
+    ),
+    case(
+        'a name for this machine, and no port: `extra_hosts={"api": "host-gateway"}`',
+        starts('"host", extra_hosts={"api": "host-gateway"}'),
+        "SpecInvalid",
+        "host_access=[8080]",
+    ),
+    case(
         'one for pairs: `volumes="./data"`',
         starts('"host", volumes="./data"'),
         "SpecInvalid",
