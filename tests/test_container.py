@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import PurePosixPath
@@ -23,7 +24,8 @@ from pytest_containers import (
     log,
     port,
 )
-from pytest_containers.container import laid_over
+from pytest_containers.container import Container, laid_over
+from pytest_containers.probe import as_probe
 from pytest_containers.session import Session
 from pytest_containers.spec import ContainerSpec, ContainerState, ImageConfig
 from tests.engines.memory import MemoryEngine, MemoryHandle
@@ -197,6 +199,53 @@ def test_log_lines_follow_until_the_exit(session: Session) -> None:
     assert box.wait() == 7
 
 
+def test_log_lines_follow_to_the_last_byte(session: Session) -> None:
+    """What a process wrote before its end without a line end is a line, with follow and without."""
+    box = launch(session, command=["sh", "-c", "echo hello; cat /srv/bye"], files={"/srv/bye": "bye"})
+    assert [line.text for line in box.log_lines(follow=True)] == ["hello", "bye"]
+    assert [line.text for line in box.log_lines()] == ["hello", "bye"]
+
+
+def test_logs_tail_is_the_last_lines(session: Session) -> None:
+    """As many lines as asked for, of one stream or of both, whole ones however far they reach back."""
+    script = "echo a; echo b >&2; echo c; cat /srv/long; cat /srv/end"
+    long = "x" * 3_000_000
+    box = launch(session, command=["sh", "-c", script], files={"/srv/long": f"{long}\n", "/srv/end": "end"})
+    box.wait(timeout=PATIENT)
+    assert [box.logs(tail=count) for count in (0, 1, 2)] == ["", "end", f"{long}\nend"]
+    assert box.logs(tail=1, stream="stderr") == "b\n"
+    assert box.logs(tail=9) == box.logs() == f"a\nb\nc\n{long}\nend"
+    with pytest.raises(SpecInvalid, match="tail=-1"):
+        box.logs(tail=-1)
+
+
+def test_timeout_of_zero_is_no_time(session: Session) -> None:
+    """A time of 0 is taken as it is, and not as the container's own."""
+    box = launch(session, command=SLEEP, timeout=600, stop_timeout=600)
+    began = time.monotonic()
+    with pytest.raises(NotReady, match=r"was not ready within 0 s"):
+        box.wait_for(log("never"), timeout=0)
+    with pytest.raises(NotReady, match=r"did not exit within 0 s"):
+        box.wait(timeout=0)
+    box.stop(timeout=0)
+    assert box.exit_code == 137
+    assert time.monotonic() - began < PATIENT
+
+
+def test_wait_for_the_end_of_what_never_began(engine: MemoryEngine) -> None:
+    """A container that was made and not started has no end to wait for."""
+    image, spec = engine.images.pull("host"), ContainerSpec(name="new", command=SLEEP)
+    box = Container(
+        handle=engine.create(spec, image),
+        spec=spec,
+        image=image,
+        ready=as_probe(lambda _: True),
+        timeout_s=1.0,
+    )
+    with pytest.raises(NotRunning, match="cannot wait for the end: new does not run"):
+        box.wait(timeout=PATIENT)
+
+
 def test_wait_returns_the_exit_code(session: Session) -> None:
     """A wait for the end returns its code, or tells that there was none in time."""
     assert launch(session, command=["sh", "-c", "exit 6"]).wait(timeout=PATIENT) == 6
@@ -306,6 +355,10 @@ def test_files_are_read_and_written_as_bytes_and_text(session: Session) -> None:
     box.kill()
     box.write_bytes("/srv/late", b"\0\xff")
     assert box.read_bytes("/srv/late") == b"\0\xff"
+    assert [box._handle.tree.stat(path).mode for path in ("/srv/new/file", "/srv/late")] == [0o644, 0o644]
+    box.write_bytes("/srv/late", b"", mode=0o4750)
+    box.write_text("/srv/new/file", "", mode=0o600)
+    assert [box._handle.tree.stat(path).mode for path in ("/srv/new/file", "/srv/late")] == [0o600, 0o4750]
 
 
 def test_commit_is_the_container_s_configuration(session: Session) -> None:
@@ -337,6 +390,15 @@ def test_commit_is_the_container_s_configuration(session: Session) -> None:
     assert (config.labels, config.stop_signal) == ({"who": "image", "what": "made"}, "SIGINT")
     made = launch(session, "made:1", ready=log("here"))
     assert made.logs() == "here"
+
+
+def test_commit_of_an_entrypoint_keeps_the_command(session: Session) -> None:
+    """As docker container commit, and unlike docker run: each argument changes what it names alone."""
+    box = launch(session, "full:1", command="one two", entrypoint=SLEEP, ready=lambda _: True)
+    config = box.commit("kept:1", entrypoint="echo").config
+    assert (config.entrypoint, config.command) == (("echo",), ("one", "two"))
+    config = box.commit("kept:2", command="three").config
+    assert (config.entrypoint, config.command) == (SLEEP, ("three",))
 
 
 def test_commit_without_arguments_runs_what_ran(session: Session) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import os
+import signal
 import socket
 import stat
 import subprocess
@@ -185,6 +186,24 @@ def test_removal_ends_a_read_that_hangs(boxes: Boxes, sh: Shell) -> None:
     while len(left := _children(supervisor) & at_work) > 2:  # the gateway and the other container
         assert time.monotonic() < deadline, left
     assert other.state().status == "running"
+
+
+def test_copy_whose_worker_is_killed_is_no_success(boxes: Boxes, sh: Shell, tmp_path: Path) -> None:
+    """A worker that ends in the middle of a copy, for lack of memory say, makes an error, no short file."""
+    box = boxes.start(_SPEC)
+    sh(box, "head -c 3000000 /dev/zero > /srv/big")
+    supervisor, stuck = _supervisor(box), _Stuck()
+    before = _children(supervisor)
+    with ThreadPoolExecutor(1) as pool:
+        reading = pool.submit(box.tree.read, "/srv/big", stuck)
+        assert stuck.reached.wait(_PATIENCE_S)
+        (worker,) = _children(supervisor) - before
+        os.kill(int(worker), signal.SIGKILL)
+        stuck.free.set()
+        with pytest.raises(EngineError, match="was cut off") as caught:
+            reading.result(_PATIENCE_S)
+    assert "137" in caught.value.seen
+    assert len(read_file(box.tree, "/srv/big")) == 3_000_000
 
 
 def test_write_onto_another_kind_of_file(boxes: Boxes, sh: Shell, tmp_path: Path) -> None:
