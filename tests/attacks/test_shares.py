@@ -21,6 +21,7 @@ import pytest
 from pytest_containers.runtime import gateway
 from pytest_containers.runtime.network import dns
 from pytest_containers.runtime.network.names import Line
+from tests.plugins.clock import scaled
 from tests.runtime.network.conftest import eventually, host, small_stage, stage
 
 if TYPE_CHECKING:
@@ -166,7 +167,7 @@ def _poor_gateway(files: int) -> Iterator[tuple[Line, subprocess.Popen[bytes]]]:
             yield Line(ours), process
         finally:
             ours.close()
-            code = process.wait(20)
+            code = process.wait(scaled(20))
     assert code == 0
 
 
@@ -177,7 +178,9 @@ def test_busy_published_port_does_not_end_the_gateway(files: int) -> None:
         with socket.create_server(("127.0.0.1", 0), backlog=100) as inside:
             threading.Thread(target=_echo, args=(inside, 60), daemon=True).start()
             line.publish(published, "127.0.0.1", inside.getsockname()[1])
-            clients = [socket.create_connection(published.getsockname(), timeout=20) for _ in range(60)]
+            clients = [
+                socket.create_connection(published.getsockname(), timeout=scaled(20)) for _ in range(60)
+            ]
             for client in clients:
                 client.sendall(b"x")
             began = time.monotonic()
@@ -186,7 +189,7 @@ def test_busy_published_port_does_not_end_the_gateway(files: int) -> None:
                 client.close()
         assert process.poll() is None
         ticks = sum(map(int, Path(f"/proc/{process.pid}/stat").read_text().split()[13:15]))
-        assert ticks / os.sysconf("SC_CLK_TCK") < 1 + (time.monotonic() - began) / 2, "it spins"
+        assert ticks / os.sysconf("SC_CLK_TCK") < scaled(1) + (time.monotonic() - began) / 2, "it spins"
 
 
 def _echo(listener: socket.socket, count: int) -> None:
@@ -214,7 +217,7 @@ def test_listener_that_comes_when_no_descriptor_is_left_does_not_end_the_gateway
         assert "came with the sockets []" in reports[0]
         line.forget("default", "127.0.0.1")  # which gives descriptors back
         line.publish(published[0], "127.0.0.1", inside.getsockname()[1])
-        with socket.create_connection(published[0].getsockname(), timeout=20) as client:
+        with socket.create_connection(published[0].getsockname(), timeout=scaled(20)) as client:
             client.sendall(b"x")
             assert client.recv(1) == b"x"
 
@@ -252,7 +255,7 @@ def test_control_message_that_makes_no_sense_does_not_end_the_gateway(content: b
         with socket.create_server(("127.0.0.1", 0)) as published:
             line.publish(published, "127.0.0.1", inside.getsockname()[1])
             address = published.getsockname()
-        with socket.create_connection(address, timeout=20) as client:
+        with socket.create_connection(address, timeout=scaled(20)) as client:
             inside.settimeout(20)
             served, _ = inside.accept()
             with served:
