@@ -6,13 +6,13 @@ the same, and else refused with the right spelling.
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable, Mapping
 from typing import Final
 
 from pytest_containers.errors import SpecInvalid
 from pytest_containers.spec import Limits, Ulimit
+from pytest_containers.spelling import similar
 
 __all__ = ["LimitsLike", "UlimitsLike", "limits_of", "size_bytes", "ulimits_of"]
 
@@ -82,7 +82,7 @@ def limits_of(given: LimitsLike | None) -> Limits:
 def _judge_names(given: Mapping[str, object]) -> None:
     for name in given:
         if name not in _LIMITS:
-            near = _ELSEWHERE.get(name) or next(iter(difflib.get_close_matches(str(name), _LIMITS, 1)), "")
+            near = _ELSEWHERE.get(name) or similar(str(name), _LIMITS)
             mend = f"the limits are {', '.join(_LIMITS)}"
             raise SpecInvalid(
                 f"limits= has no {name!r}", mend=f"write {near!r}: {mend}" if near else f"drop it: {mend}"
@@ -167,10 +167,10 @@ def _named(given: object) -> tuple[object, object]:
 def _ulimit(name: object, value: object) -> Ulimit:
     short = str(name).lower().removeprefix("rlimit_")
     if short not in _ULIMITS:
-        near = difflib.get_close_matches(short, _ULIMITS, 1)
+        near = similar(short, _ULIMITS)
         known = ", ".join(_ULIMITS)
         raise SpecInvalid(
-            f"ulimits= has no {name!r}", mend=f"write {near[0]!r}" if near else f"choose among {known}"
+            f"ulimits= has no {name!r}", mend=f"write {near!r}" if near else f"choose among {known}"
         )
     parts = _parts(value)
     try:
