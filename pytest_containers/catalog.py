@@ -16,6 +16,7 @@ from typing import cast
 from pytest_containers.errors import SpecInvalid
 from pytest_containers.probe import Probe, all_of, command, exchange, healthcheck, http, log, port
 from pytest_containers.spec import Port, Stream
+from pytest_containers.spelling import similar
 
 __all__ = ["Catalog", "Service"]
 
@@ -101,12 +102,32 @@ class Catalog:
         """
         service, name = self.find(image)
         path = Path(name).expanduser()
-        places = [place / path for place in (self._project, Path.cwd()) if place is not None]
+        places = self._places(path)
         if name.startswith((".", "/", "~")):
+            if not places:
+                raise SpecInvalid(
+                    f"{path} leads nowhere: the working folder is gone", mend="write a full path"
+                )
             return next((place for place in places if place.is_dir()), places[0])
         if service is not None:
             return None
         return next((place for place in places if _has_dockerfile(place)), None)
+
+    def _places(self, path: Path) -> list[Path]:
+        """Return what a relative *path* may mean; the working folder may be gone (getcwd(2), ENOENT)."""
+        try:
+            here: Path | None = Path.cwd()
+        except FileNotFoundError:
+            here = None
+        places = [place / path for place in (self._project, here) if place is not None]
+        return list(dict.fromkeys(places)) or ([path] if path.is_absolute() else [])
+
+    def looked_for(self, name: str) -> str:
+        """Return where a bare *name*, which is no service, was looked for, for a person to read."""
+        meant = similar(name, self._services)
+        services = f"no service {name} ({f'did you mean {meant}?' if meant else ', '.join(self.names)})"
+        places = ", ".join(str(place / "Dockerfile") for place in self._places(Path(name))) or "folder at all"
+        return f"{services}\nno folder {name}: there is no {places}"
 
 
 def _has_dockerfile(folder: Path) -> bool:

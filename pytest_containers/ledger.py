@@ -3,15 +3,52 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
+import re
+import types
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from pytest_containers.container import Container
 from pytest_containers.engines.base import Network
 from pytest_containers.errors import ContainersError
+from pytest_containers.probe import (
+    all_of,
+    any_of,
+    command,
+    exchange,
+    exited,
+    healthcheck,
+    http,
+    log,
+    port,
+    started,
+)
+from pytest_containers.shelf import Shelf
+from pytest_containers.spelling import similar
 
-__all__ = ["Claim", "Ledger", "cut_at_the_test"]
+__all__ = ["Claim", "Ledger", "cut_at_the_test", "hint"]
+
+_PROBES: Final = (all_of, any_of, command, exchange, exited, healthcheck, http, log, port, started)
+# As CPython words it (Python/ceval.c, "got an unexpected keyword argument").
+_UNEXPECTED: Final = re.compile(r"(?P<name>[\w.]+)\(\) got an unexpected keyword argument '(?P<keyword>\w+)'")
+# What other tools call it, by function and keyword.
+_FOREIGN: Final[Mapping[str, str]] = types.MappingProxyType(
+    {
+        "build.build_args": "args={...}",
+        "build.buildargs": "args={...}",
+        "build.nocache": "use_cache=False",
+        "build.path": "the folder as the first argument",
+        "build.tags": "tag=[...]",
+        "exec.cmd": "the command as the first argument",
+        "exec.command": "the command as the first argument",
+        "exec.cwd": "workdir=",
+        "exec.environment": "env={...}",
+        "exec.input": "stdin=",
+        "logs.follow": "log_lines(follow=True)",
+    }
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,6 +133,36 @@ def cut_at_the_test(error: BaseException) -> None:
             tb.tb_next = error.__cause__ = error.__context__ = None
             error.__suppress_context__ = True
         tb = tb.tb_next
+
+
+def hint(error: BaseException) -> None:
+    """Add to a TypeError of Python's, of a keyword that a public function does not have, what was meant."""
+    match = _UNEXPECTED.search(str(error)) if type(error) is TypeError else None
+    tb = error.__traceback__
+    while tb is not None and tb.tb_next is not None:
+        tb = tb.tb_next
+    if match is None or tb is None:
+        return
+    # The call is in the last frame; what was called is found by its name among what a test can hold.
+    owner, _, name = match["name"].rpartition(".")
+    found = _public(owner, name)
+    code = getattr(found, "__code__", None)
+    if not isinstance(code, types.CodeType):
+        return
+    names = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+    known = [one for one in names if one not in ("self", "cls")]
+    foreign = _FOREIGN.get(f"{name}.{match['keyword']}", "")
+    meant = foreign or similar(match["keyword"], known)
+    first = f"did you mean {meant}{'' if foreign else '='}? " if meant else ""
+    error.add_note(f"{first}{name}() takes {', '.join(known)}")
+
+
+def _public(owner: str, name: str) -> object:
+    """Return a function that a test can call: a probe, or a method of what a fixture returns."""
+    if not owner:
+        return next((probe for probe in _PROBES if probe.__name__ == name), None)
+    kind = next((one for one in (Container, Shelf) if one.__name__ == owner), None)
+    return getattr(kind, name, None)
 
 
 def _report(container: Container, lines: int) -> str:

@@ -288,9 +288,10 @@ class RunPlugin:
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         """Show the containers of a test that failed, and our errors without our own frames."""
         if call.excinfo and self._ledger and not self._config.getoption("fulltrace"):
-            from pytest_containers.ledger import cut_at_the_test
+            from pytest_containers.ledger import cut_at_the_test, hint
 
             cut_at_the_test(call.excinfo.value)
+            hint(call.excinfo.value)
         report = yield
         if report.failed:
             shown: list[tuple[str, str]] = item.stash.get(_SECTIONS, [])

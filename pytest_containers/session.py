@@ -18,13 +18,13 @@ from typing import cast
 from pytest_containers.catalog import Catalog, Service
 from pytest_containers.container import Container
 from pytest_containers.engines.base import Engine, Network
-from pytest_containers.errors import SpecInvalid, Unsupported
+from pytest_containers.errors import ImageNotFound, RegistryError, SpecInvalid, Unauthorized, Unsupported
 from pytest_containers.exits import signal_number
 from pytest_containers.inventory import RegistryAccess
 from pytest_containers.options import default_store
 from pytest_containers.order import Lifetime, Order
 from pytest_containers.probe import Probe, default_probe, warm
-from pytest_containers.progress import BuildEvent, BuildWatch, Telling, Watches
+from pytest_containers.progress import BuildEvent, BuildWatch, Telling, Watch, Watches
 from pytest_containers.shelf import Shelf, warn
 from pytest_containers.spec import ContainerSpec, ImageRecord, PullPolicy
 
@@ -42,6 +42,12 @@ _PULLS = ("missing", "always", "never")
 _TRUE = ("1", "true", "yes", "on")
 # A host with its port, and perhaps a path: what a registry's or a mirror's name is made of.
 _PLACE = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]*(:[0-9]{1,5})?(/[a-z0-9._/-]*)?")
+# A name without registry, folder, tag and digest: it may be meant for a service or a folder as well.
+_BARE = re.compile(r"[A-Za-z0-9._-]+")
+_WITHOUT_REGISTRY = (
+    "without a registry there are folders with a Dockerfile FROM host, archives (images.load), and mirrors"
+    " (--containers-mirror)"
+)
 _FALSE = ("", "0", "false", "no", "off")
 
 
@@ -243,9 +249,7 @@ class Session:
                     transfer=watches.transfer,
                 )
             else:
-                image = self.images.pull(
-                    reference, policy=order.pull, platform=order.platform, watch=watches.transfer
-                )
+                image = self._pulled(order, reference, watches.transfer)
         spec = self._named(_with_service(order.spec, service), order, lifetime)
         _judge_stop_signal(spec, image)
         handle = self.engine.create(spec, image)
@@ -264,6 +268,27 @@ class Session:
                 handle.remove()
             raise
         return container
+
+    def _pulled(self, order: Order, reference: str, watch: Watch | None) -> ImageRecord:
+        """Return an image by its name; an error tells where that was looked for, and what needs no registry.
+
+        A registry cannot be asked where there is no network, or no registry: then the name, which may
+        have been a slip of the pen, is the first thing to look at.
+        """
+        try:
+            return self.images.pull(reference, policy=order.pull, platform=order.platform, watch=watch)
+        except (ImageNotFound, RegistryError) as error:
+            what, seen, mend = error.what, error.seen, error.mend
+            bare = order.image == reference and _BARE.fullmatch(reference) is not None
+            if bare:
+                seen = f"{self.catalog.looked_for(reference)}\n{what}: {seen}"
+                what = f"there is no service, folder or image {reference}"
+                mend = "write the name of a service, ./folder of a Dockerfile, or an image with its tag"
+            elif reference not in what:
+                seen, what = f"{what}: {seen}", f"{reference} cannot be pulled"
+            if isinstance(error, RegistryError) and not isinstance(error, Unauthorized):
+                mend += f"; {_WITHOUT_REGISTRY}"
+            raise type(error)(what, seen=seen, mend=mend, more=error.more) from error
 
     def probe(self, order: Order, image: ImageRecord) -> Probe:
         """Return what a container of *image* waits for that was ordered so.

@@ -250,7 +250,7 @@ def test_error_can_be_caught_in_a_test(pytester: pytest.Pytester) -> None:
             try:
                 container("host", nonsense=True)
             except TypeError as error:
-                assert "no 'nonsense'" in str(error)
+                assert "no keyword 'nonsense'" in str(error)
         """,
     )
     result.assert_outcomes(passed=1)
@@ -334,3 +334,24 @@ def test_options_are_told(pytester: pytest.Pytester) -> None:
         assert f"--containers-{name}" in said
         assert f"PYTEST_CONTAINERS_{name.upper()}" in said
     assert "@pytest.mark.container(image" in _run(pytester, "", "--markers").stdout.str()
+
+
+def test_keyword_that_a_function_does_not_have_is_told_with_what_was_meant(pytester: pytest.Pytester) -> None:
+    """Probes, methods and the images fixture say which keyword was meant; other errors stay as they are."""
+    output = _run(
+        pytester,
+        """
+        from pytest_containers import http, log
+
+        def test_probe(container): http(80, pth="/")
+        def test_images(images): images.build(".", build_args={})
+        def test_method(container): container("host", command="sleep 60").exec("true", environment={})
+        def test_own(container):
+            def own(a): return a
+            own(b=1)
+        """,
+    ).stdout.str()
+    assert "did you mean path=? http() takes port, path" in output
+    assert "did you mean args={...}? build() takes folder, tag" in output
+    assert "did you mean env={...}? exec() takes argv, user" in output
+    assert "own() takes" not in output

@@ -360,3 +360,59 @@ def test_double_is_no_easier_than_an_engine() -> None:
     engine = MemoryEngine(MemoryRun())
     with pytest.raises((SpecInvalid, EngineError), match="nowhere"):
         engine.create(ContainerSpec(name="x", network="nowhere"), engine.images.pull("host"))
+
+
+def test_bare_name_that_is_nothing_is_told_with_where_it_was_looked_for(
+    session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A name that may be a service, a folder or an image is told as none of these."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ImageNotFound, match="there is no service, folder or image postgers") as caught:
+        launch(session, "postgers")
+    assert "did you mean postgres?" in caught.value.seen
+    assert f"there is no {tmp_path}/postgers/Dockerfile" in caught.value.seen
+    with pytest.raises(ImageNotFound) as other:
+        launch(session, "xyzzy")
+    assert "(consul, etcd," in other.value.seen
+    with pytest.raises(ImageNotFound) as tagged:
+        launch(session, "postgers:7")
+    assert "no service" not in str(tagged.value)
+
+
+def test_registry_that_is_out_of_reach_is_told_with_the_image(
+    session: Session, engine: MemoryEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The error names the image, the registry, and what can be done without one."""
+
+    def refuse(*_: object, **__: object) -> ImageRecord:
+        raise RegistryError(
+            "registry-1.docker.io has no address", seen="Name or service not known", mend="look"
+        )
+
+    monkeypatch.setattr(engine.images, "pull", refuse)
+    with pytest.raises(RegistryError) as caught:
+        launch(session, "team/app:7")
+    assert caught.value.what == "team/app:7 cannot be pulled"
+    assert "registry-1.docker.io has no address: Name or service not known" in caught.value.seen
+    assert "FROM host" in caught.value.mend
+    assert "--containers-mirror" in caught.value.mend
+    with pytest.raises(RegistryError, match="there is no service, folder or image rediss") as bare:
+        launch(session, "rediss")
+    assert "did you mean redis?" in bare.value.seen
+    with pytest.raises(RegistryError, match="redis:7 cannot be pulled"):
+        launch(session, "redis")
+
+
+def test_working_folder_that_is_gone_does_no_harm(
+    session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What needs no folder works without one; a relative path is told."""
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    assert launch(session, command=SLEEP).state == "running"
+    with pytest.raises(SpecInvalid, match="the working folder is gone"):
+        launch(session, "./app")
+    with pytest.raises(SpecInvalid, match="does not exist"):
+        launch(session, command=SLEEP, volumes={"./data": "/data"})

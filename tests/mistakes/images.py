@@ -13,6 +13,13 @@ IMAGES: Final = (
         "ReferenceInvalid",
         "team/app:1",
     ),
+    case(
+        "a bare name that is nothing: `postgers`",
+        starts('"postgers", pull="never"'),
+        "ImageNotFound",
+        "did you mean postgres?",
+        "Dockerfile",
+    ),
     case("the digest is cut off", starts('f"{FAULTS}/odd@sha256:12"'), "ReferenceInvalid", "64"),
     case("the registry does not know the image", starts('f"{REGISTRY}/nowhere:1"'), "ImageNotFound", "404"),
     case("no registry runs at that address", starts('"127.0.0.1:1/app:1"'), "RegistryError", "refused"),

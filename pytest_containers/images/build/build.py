@@ -30,6 +30,7 @@ from pytest_containers.spec import BuildSpec, BuiltFrom, ImageConfig, ImageRecor
 
 __all__ = ["build"]
 
+_NO_DOCKERFILE: Final = 'write one, or name it: images.build(folder, dockerfile="...")'
 _REASONS: Final = (
     ("device", "devices are not handed to a build"),
     ("sctp", "there is no such transport here"),
@@ -63,7 +64,9 @@ def build(
         content = path.read_bytes()
     except OSError as error:
         raise SpecInvalid(
-            f"there is no Dockerfile at {path}", seen=error.strerror or "", mend="name it with dockerfile="
+            f"there is no Dockerfile at {path}",
+            seen=error.strerror or "",
+            mend=_NO_DOCKERFILE,
         ) from error
     wanted = Platform.parse(spec.platform) if spec.platform else None
     dockerfile = parse(

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
 
-from pytest_containers.errors import SpecInvalid
+from pytest_containers.errors import HostError, SpecInvalid
 from pytest_containers.images.build.agent import forwarded
 from pytest_containers.images.build.context import Content, Context
 from pytest_containers.images.build.instruction import Copy
@@ -264,7 +264,15 @@ def _begin(path: Path, source: Source, opens: Opens) -> None:
     mount = source.mount
     if not source.content:
         path.mkdir()
-        os.chown(path, mount.uid or 0, mount.gid or 0)
+        try:
+            os.chown(path, mount.uid or 0, mount.gid or 0)
+        except PermissionError as error:
+            # chown(2): EPERM without CAP_CHOWN. What a RUN needs beside it is told the same way.
+            raise HostError(
+                "a cache mount of a build needs root on this machine",
+                seen=f"pytest runs as user {os.geteuid()}",
+                mend='run it as root: sudo -E env "PATH=$PATH" pytest',
+            ) from error
         path.chmod(0o755 if mount.mode is None else mount.mode)
         return
     with source.open(opens) as (workspace, where), tempfile.TemporaryFile() as tar:
