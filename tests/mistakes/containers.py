@@ -74,6 +74,13 @@ COMMANDS: Final = (
         "files=",
     ),
     case(
+        "a mount lies over the kernel's files",
+        starts('"host", command="true", tmpfs=["/proc"]'),
+        "StartError",
+        "/proc",
+        "privileged=True",
+    ),
+    case(
         "the arguments are longer than the kernel takes",
         starts('"host", command=["echo", "x" * 200_000]'),
         "CommandNotExecutable",
