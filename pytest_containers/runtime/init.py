@@ -24,7 +24,7 @@ from pytest_containers.runtime.network import veth
 from pytest_containers.runtime.snapshot import DEVICES, PLACES, Ground, Snapshot, tmpfs_size
 from pytest_containers.spec import Bind
 
-__all__ = ["detach", "enter", "lay", "lay_etc"]
+__all__ = ["detach", "enter", "lay", "lay_etc", "look_at_places"]
 
 _SECURE: Final = syscalls.MS_NOSUID | syscalls.MS_NODEV | syscalls.MS_NOEXEC
 _KEPT: Final = os.ST_RDONLY | os.ST_NOSUID | os.ST_NODEV | os.ST_NOEXEC  # each has the number of its MS_
@@ -86,7 +86,7 @@ def enter(
         at("keyring", syscalls.join_session_keyring)
         at("binds: detach from the host's files", lambda: trees.extend(detach(bundle)))
         at("mount points", lambda: points.append(mountpoints.open_list(snapshot)))
-        at("places of our mounts", lambda: _look_at_places(root))
+        at("places of our mounts", lambda: look_at_places(root))
         at("proc", lambda: syscalls.mount("proc", f"{root}/proc", "proc", _SECURE))
         at("dev", lambda: _dev(root, ground, bundle.shm_bytes))
         at("sys", lambda: _sys(root, bundle))
@@ -160,7 +160,7 @@ def _inside(root: str, bind: Bind) -> int:
         return syscalls.open_tree(found, recursive=True)
 
 
-def _look_at_places(root: str) -> None:
+def look_at_places(root: str) -> None:
     """Raise StartError where a place that we mount on before the pivot is a link: it would lead out.
 
     The init layer has real folders and files there, and no container can replace what is mounted on; but one

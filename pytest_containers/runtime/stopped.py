@@ -33,6 +33,7 @@ def enter(bundle: Bundle, snapshot: Snapshot) -> None:
     if bundle.build_step or snapshot.bare:  # a step's mounts are not meant by what is copied before it
         os.chroot(snapshot.root)
         return
+    init.look_at_places(snapshot.root)
     syscalls.unshare(syscalls.CLONE_NEWNS)
     trees = init.detach(bundle)
     points = mountpoints.open_list(snapshot)

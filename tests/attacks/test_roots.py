@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -22,8 +23,8 @@ import pytest
 
 from pytest_containers.engines.native import NativeEngine
 from pytest_containers.errors import EngineError, StartError
-from pytest_containers.runtime import folders, init, roots, snapshot, syscalls, userns
-from pytest_containers.spec import ContainerSpec, ExecSpec
+from pytest_containers.runtime import bundle, folders, init, roots, snapshot, stopped, syscalls, userns
+from pytest_containers.spec import ContainerSpec, ExecSpec, ImageConfig
 from tests.plugins.clock import scaled
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ _USE: Final = """
 import io, os, sys, tarfile
 from pathlib import Path
 from pytest_containers.engines.native import NativeEngine, fresh_run_folder
-from pytest_containers.spec import ContainerSpec, ExecSpec
+from pytest_containers.spec import ContainerSpec, ExecSpec, ImageConfig
 at = os.environ["SCRATCH"]
 def tar(name):
     made = io.BytesIO()
@@ -242,19 +243,21 @@ def test_end_of_a_run_that_nobody_may_look_at(apart: Apart, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("place", ["proc", "dev", "sys", "etc", "etc/hosts"])
 def test_start_mounts_nothing_through_a_link(apart: Apart, tmp_path: Path, place: str) -> None:
-    """A place of our own mounts that a container with SYS_ADMIN has made a link ends its next start."""
+    """A place of our own mounts that a container with SYS_ADMIN has made a link ends what would use it."""
 
-    def look() -> str:
+    def look() -> list[str]:
         ground = snapshot.lay_ground(str(tmp_path))
         files = snapshot.prepare(ground, "box", ())
-        init._look_at_places(files.root)
+        made = bundle.bundle(ContainerSpec(name="box", command=("true",)), ImageConfig(), "0" * 64)
+        init.look_at_places(files.root)
         path = Path(files.root, place)
         shutil.rmtree(path) if path.is_dir() else path.unlink()
         path.symlink_to("/srv")
-        try:
-            init._look_at_places(files.root)
-        except StartError as error:
-            return error.what
-        return ""
+        said = []
+        for action in (partial(init.look_at_places, files.root), partial(stopped.enter, made, files)):
+            with pytest.raises(StartError) as raised:
+                action()
+            said.append(raised.value.what)
+        return said
 
-    assert apart(look) == f"/{place} in the container is not what it was at first"
+    assert apart(look) == [f"/{place} in the container is not what it was at first"] * 2
