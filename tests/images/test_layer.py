@@ -256,6 +256,66 @@ def test_hard_link_to_a_lower_file_copies_it_up(tar: MakeTar, into: Path, lower:
     assert tree(lower) == before
 
 
+@pytest.mark.kernel
+def test_file_that_is_copied_up_keeps_all_it_has(tar: MakeTar, into: Path, lower: Path) -> None:
+    """A hard link brings up owner and attributes of a file, and owner and target of a symbolic link."""
+    (lower / "f").write_bytes(b"data")
+    os.chown(lower / "f", 12, 34)
+    os.setxattr(lower / "f", "user.k", b"v")
+    (lower / "s").symlink_to("nowhere")
+    os.chown(lower / "s", 56, 78, follow_symlinks=False)
+    _unpack(tar().link("f2", "f").link("s2", "s"), into, lower)
+    file, link = (into / "f2").stat(), (into / "s2").lstat()
+    assert (file.st_uid, file.st_gid, os.getxattr(into / "f2", "user.k")) == (12, 34, b"v")
+    assert (link.st_uid, link.st_gid, os.readlink(into / "s2")) == (56, 78, "nowhere")
+    assert link.st_ino == (into / "s").lstat().st_ino
+
+
+def test_hard_link_to_a_removed_file_has_no_target(tar: MakeTar, into: Path, lower: Path) -> None:
+    """What this layer has taken away, in whichever folder, is nothing to link to."""
+    (lower / "d").mkdir()
+    (lower / "d/f").write_bytes(b"data")
+    (lower / "f").write_bytes(b"data")
+    for removed in ("f", "d/f"):
+        whiteout = removed.replace("f", ".wh.f")
+        folder = into / removed.replace("/", "-")
+        folder.mkdir()
+        with pytest.raises(LayerCorrupt, match="no file to link to"):
+            _unpack(tar().file(whiteout).link("copy", removed), folder, lower)
+
+
+def test_holes_count_for_nothing(tar: MakeTar, into: Path) -> None:
+    """A sparse file is as long as it says and counts with what it holds, against the limit too."""
+    pax = {b"GNU.sparse.map": b"0,5,1000000,5", b"GNU.sparse.size": b"1000005"}
+    layer = tar().add("sparse", data=b"x" * 10, pax=pax).file("plain", b"abc")
+    assert _unpack(layer, into, limit_bytes=100_000) == 13
+    assert (into / "sparse").stat().st_size == 1_000_005
+
+
+@pytest.mark.kernel
+def test_device_that_may_not_be_made_is_left_out(tar: MakeTar, into: Path) -> None:
+    """Without the right to make devices a layer has all but these (mknod(2), EPERM)."""
+    nobody = 65534
+    layer = tar().add("null", b"3", device=(1, 3), uid=nobody, gid=nobody)
+    layer.add("after", data=b"x", uid=nobody, gid=nobody)
+    os.chown(into, nobody, nobody)
+    content = layer.bytes()
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            os.chdir(into)
+            os.setgroups([])
+            os.setgid(nobody)
+            os.setuid(nobody)
+            unpack(io.BytesIO(content), Path())
+            code = 0
+        finally:
+            os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert os.listdir(into) == ["after"]
+
+
 def test_hard_link_to_itself_keeps_the_file(tar: MakeTar, into: Path) -> None:
     """A link whose target is its own name changes nothing."""
     _unpack(tar().file("a", b"x").link("a", "./a"), into)
@@ -318,6 +378,19 @@ def test_replaced_link_is_not_remembered(tar: MakeTar, into: Path, tree: Listing
     )
     _unpack(layer, into)
     assert set(tree(into)) == {"x", "x/one", "y", "y/two", "p", "p/3"}
+
+
+def test_link_in_a_replaced_folder_is_not_remembered(tar: MakeTar, into: Path, tree: Listing) -> None:
+    """A folder that was replaced takes along where its links led; what is made there anew counts."""
+
+    def begun() -> TarBuilder:
+        return tar().folder("x").folder("q").symlink("q/p", "../x").file("q/p/one").file("q").folder("q")
+
+    _unpack(begun().folder("q/p").file("q/p/two"), into)
+    assert set(tree(into)) == {"x", "x/one", "q", "q/p", "q/p/two"}
+    (into / "again").mkdir()
+    with pytest.raises(LayerCorrupt, match="'q/p'"):
+        _unpack(begun().file("q/p").file("q/p/two"), into / "again")
 
 
 @pytest.mark.parametrize(

@@ -69,6 +69,14 @@ def test_reference_refuses_with_the_part_that_is_wrong(text: str, word: str) -> 
     assert word in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["x/" * 127 + "y", "a" * 247, "r.example/" + "x/" * 127 + "y"])
+def test_reference_takes_a_repository_of_255_characters(name: str) -> None:
+    """255 characters are the longest repository, without the registry; one more is refused."""
+    assert len(Reference.parse(name).repository) == 255
+    with pytest.raises(ReferenceInvalid, match="256 characters"):
+        Reference.parse(f"{name}y")
+
+
 @pytest.mark.parametrize(
     ("text", "familiar"),
     [

@@ -78,7 +78,7 @@ class Picker:
             item
             for path in matches
             if not excluded.ignores(_last(path))
-            for item in self._named(path, excluded, required=not self._is_hidden(path))
+            for item in self._named(path, excluded, required=not self.ignore.ignores(path))
         ]
 
     def _named(self, path: str, exclude: Ignore, *, required: bool) -> Iterator[Item]:

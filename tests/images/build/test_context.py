@@ -14,7 +14,7 @@ from pytest_containers.errors import SpecInvalid
 from pytest_containers.images.build.context import Context
 from pytest_containers.images.build.disk import DiskTree
 from pytest_containers.images.build.instruction import Add, Copy, Instruction
-from pytest_containers.images.build.picking import clean
+from pytest_containers.images.build.picking import Picker, clean
 from pytest_containers.images.build.selection import Selection
 from tests.images.build.writing import written
 
@@ -67,6 +67,9 @@ def select(tmp_path: Path, instruction: Parse) -> Select:
         ("COPY --exclude=sub dir /x", ["b.txt"]),
         ("COPY --exclude=sub --exclude=!sub/c.md dir /x", ["b.txt", "sub", "sub/c.md"]),
         ("COPY --exclude=a* *.txt /x/", ["z.txt"]),
+        ("COPY --exclude=dir d* /x/", []),
+        ("COPY --exclude=dir * /x/", ["a.txt", "z.txt"]),
+        ("COPY --exclude=sub dir/* /x/", ["b.txt"]),
         ("COPY --exclude=a* a.txt z.txt /x/", ["z.txt"]),
         ("COPY --parents dir/sub/c.md /x", ["dir", "dir/sub", "dir/sub/c.md"]),
         ("COPY --parents ./dir/sub /x", ["dir", "dir/sub", "dir/sub/c.md"]),
@@ -94,6 +97,9 @@ def test_select_names(tmp_path: Path, select: Select, line: str, names: list[str
         ("dir\n!dir/sub/c.md", "COPY dir /x", ["sub", "sub/c.md"]),
         ("a*", "COPY *.txt /x", []),
         ("dir\n!dir/b.txt", "COPY d* /x/", ["b.txt"]),
+        ("dir\n!dir/nothing", "COPY d* /x/", []),
+        ("dir\n!dir/nothing", "COPY * /x/", [".dockerignore", "a.txt"]),
+        ("dir/*\n!dir/nothing", "COPY dir/* /x/", []),
         ("**/c.md", "COPY --parents dir/sub /x", ["dir", "dir/sub"]),
         ("dir/b.txt", "COPY --parents **/b.txt /x", []),
     ],
@@ -105,6 +111,33 @@ def test_select_leaves_out_what_is_ignored(
     _make(tmp_path, "a.txt", "dir/b.txt", "dir/sub/c.md")
     (tmp_path / ".dockerignore").write_text(ignore)
     assert _names(select(line)) == names
+
+
+@pytest.mark.parametrize(
+    ("source", "exclude", "parents"),
+    [
+        ("**/*.md", (), True),
+        ("dir/./**/*.md", (), True),
+        ("dir/*/*.md", (), True),
+        (".", ("**", "!**/*.md"), False),
+    ],
+)
+def test_pick_has_each_folder_once(
+    tmp_path: Path, source: str, exclude: tuple[str, ...], *, parents: bool
+) -> None:
+    """A folder that several selected files lie in comes before the first of them, and only there."""
+    _make(tmp_path, "dir/sub/c.md", "dir/sub/d.md", "dir/more/e.md", "dir/none/f.txt")
+    with contextlib.closing(DiskTree(tmp_path)) as tree:
+        picked = Picker(tree=tree, place="the test").pick(source, exclude=exclude, parents=parents)
+    names = [item.name for item in picked]
+    assert len(names) == len(set(names))
+    for name in names:
+        folder = name.rpartition("/")[0]
+        assert not folder or names.index(folder) < names.index(name)
+    assert {name.removeprefix("dir/") for name in names if name.endswith(".md")} == {
+        *("sub/c.md", "sub/d.md", "more/e.md")
+    }
+    assert not any("none" in name for name in names)
 
 
 def test_open_prefers_the_ignore_file_of_the_dockerfile(tmp_path: Path) -> None:

@@ -340,6 +340,16 @@ def test_triggers_of_an_image_are_added(dockerfile: Lines) -> None:
     assert texts(before, 1) == [("RUN 1", False)]
 
 
+def test_trigger_of_an_image_takes_from_a_named_context(dockerfile: Lines) -> None:
+    """A name in a trigger is a context before it is a stage or an image, as anywhere in the file."""
+    contexts = {"tool": "/folder", "more": "docker-image://alpine:3"}
+    found = plan(dockerfile("FROM t AS tool", "FROM a"), contexts=contexts)
+    after = found.with_triggers(1, ["COPY --from=tool /t /t", "COPY --from=more /t /t"])
+    assert [planned.number for planned in after.stages] == [1]
+    origins = [step.origins for step in after.stage(1).steps]
+    assert origins == [(Origin(kind="context", name="tool"),), (image("alpine:3"),)]
+
+
 @pytest.mark.parametrize(
     ("trigger", "word"),
     [

@@ -286,6 +286,42 @@ def test_upload_that_the_registry_forgot_begins_again(
     assert bytes(taker.held) == BLOB
 
 
+def test_upload_that_is_tried_again_asks_for_no_mount(
+    faulty: Faulty, taker: Taker, store: Store, settings: Settings
+) -> None:
+    """A registry that has begun an upload in the place of a mount is not asked for the mount again."""
+    faulty.on("PUT", PLACE, faulty.answer(status=502), taker.finish)
+    upload(faulty, store, settings, ["team/base"])
+    begun = ["mount=" in asked.path for asked in faulty.asked if asked.method == "POST"]
+    assert begun == [True, False]
+    assert bytes(taker.held) == BLOB
+
+
+@pytest.mark.parametrize("status", [408, 416, 429, 500, 503])
+def test_end_that_is_refused_for_now_is_tried_again(
+    faulty: Faulty, taker: Taker, store: Store, settings: Settings, status: int
+) -> None:
+    """A PUT that another state or another time may mend begins from the first byte."""
+    faulty.on("PUT", PLACE, faulty.answer(status=status), taker.finish)
+    upload(faulty, store, settings)
+    assert sequence(faulty) == ["POST", "PUT", "GET", "DELETE", "POST", "PUT"]
+    assert bytes(taker.held) == BLOB
+
+
+def test_chunks_that_break_each_time_are_given_up(
+    faulty: Faulty, taker: Taker, store: Store, settings: Settings
+) -> None:
+    """Chunks that go on at the same place are tried as often as anything else, and so is the upload."""
+    taker.least = 1
+    taker.drop = 1 << 40
+    faulty.on("PATCH", PLACE, faulty.answer(status=502))
+    faulty.on("GET", PLACE, faulty.answer(status=204, headers={"Location": PLACE, "Range": "0-99"}))
+    with pytest.raises(RegistryError):
+        upload(faulty, store, replace(settings, upload_chunk_bytes=300))
+    assert sequence(faulty).count("POST") == settings.attempts
+    assert sequence(faulty).count("PATCH") == settings.attempts**2
+
+
 def test_upload_that_breaks_each_time_is_given_up(
     faulty: Faulty, taker: Taker, store: Store, settings: Settings
 ) -> None:
