@@ -152,6 +152,12 @@ class Agent:
         return {}, ()
 
     @staticmethod
+    def on_folder(source: str, target: str) -> Answer:
+        """Show the folder *source* at *target* in this mount namespace."""
+        syscalls.mount(source, target, None, syscalls.MS_BIND)
+        return {}, ()
+
+    @staticmethod
     def on_seen() -> Answer:
         """Tell the links, routes and descriptors of this process."""
         routes = Path("/proc/net/route").read_text().splitlines()[1:]

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING
 
 import pytest
 
 from pytest_containers.runtime.network import dns
 from pytest_containers.runtime.network.upstream import nameservers
+from tests.runtime.network.conftest import RESOLVERS, Stage
 
 if TYPE_CHECKING:
-    from tests.runtime.network.conftest import Stage
+    import socket
+    from pathlib import Path
+
+    from tests.runtime.network.conftest import Agent, Container
 
 NAME = "example.org"
 
@@ -58,6 +63,37 @@ def test_query_is_answered_by_the_hosts_resolver(stage: Stage) -> None:
     reply = line.recv(512)
     assert reply[:2] == stage.query_bytes(NAME)[:2]
     assert reply.endswith(b" payload")
+
+
+@pytest.mark.kernel
+@pytest.mark.parametrize("linked", [False, True])
+def test_resolvers_change_with_the_file_while_a_run_lasts(host: Agent, tmp_path: Path, linked: bool) -> None:
+    """A resolv.conf that is replaced, in /etc or where its link leads, is read again by the gateway."""
+    etc, run = tmp_path / "etc", tmp_path / "run"
+    for folder in (etc, run):
+        folder.mkdir()
+    file = (run if linked else etc) / "resolv.conf"
+    file.write_text(f"nameserver {RESOLVERS[0]}\n")
+    if linked:
+        (etc / "resolv.conf").symlink_to("../run/resolv.conf")
+    for folder in (etc, run):
+        host.ask("folder", source=str(folder), target=f"/{folder.name}")
+    with contextlib.ExitStack() as scope:
+        stage = Stage.build(host, scope)
+        place = stage.container()
+        first, second = (stage.host.udp(ip, 53) for ip in RESOLVERS)
+        _answered(place, first)
+        (file.parent / "new").write_text(f"nameserver {RESOLVERS[1]}\n")
+        (file.parent / "new").rename(file)
+        _answered(place, second)
+
+
+def _answered(place: Container, resolver: socket.socket) -> None:
+    """Ask for a name, and see that *resolver* gets the question."""
+    line = place.ask(place.resolver, NAME)
+    query, sender = resolver.recvfrom(512)
+    resolver.sendto(_reply(query), sender)
+    assert dns.rcode(line.recv(512)) == dns.NO_ERROR
 
 
 @pytest.mark.kernel
