@@ -90,7 +90,7 @@ def enter(
         at("proc", lambda: syscalls.mount("proc", f"{root}/proc", "proc", _SECURE))
         at("dev", lambda: _dev(root, ground, bundle.shm_bytes))
         at("sys", lambda: _sys(root, bundle))
-        at("etc", lambda: lay_etc(root, snapshot))
+        at("etc", lambda: lay_etc(root, snapshot, read_only=bundle.build_step))
         at("network: sysctls", lambda: None if bundle.interfaces == "host" else _sysctls(root))
         # All that guards the host is in its place before anything of image or test is mounted.
         at("masked and read-only paths", lambda: None if bundle.privileged else _mask(root, ground))
@@ -210,10 +210,18 @@ def _sys(root: str, bundle: Bundle) -> None:
         syscalls.mount("cgroup2", f"{root}/sys/fs/cgroup", "cgroup2", flags)
 
 
-def lay_etc(root: str, snapshot: Snapshot) -> None:
-    """Bind the container's own hosts, hostname and resolv.conf: no commit carries them along."""
+def lay_etc(root: str, snapshot: Snapshot, *, read_only: bool = False) -> None:
+    """Bind the container's own hosts, hostname and resolv.conf: no commit carries them along.
+
+    *read_only*, for a step of a build: what it wrote there would be lost without a word, so it fails
+    as under BuildKit (executor/oci/spec.go, withROBind).
+    """
     for name in ("hosts", "hostname", "resolv.conf"):
-        syscalls.mount(f"{snapshot.etc}/{name}", f"{root}/etc/{name}", None, syscalls.MS_BIND)
+        target = f"{root}/etc/{name}"
+        syscalls.mount(f"{snapshot.etc}/{name}", target, None, syscalls.MS_BIND)
+        if read_only:
+            flags = _SECURE | syscalls.MS_BIND | syscalls.MS_REMOUNT | syscalls.MS_RDONLY
+            syscalls.mount("none", target, None, flags)
 
 
 def _pivot(snapshot: Snapshot) -> None:

@@ -51,6 +51,7 @@ _MASKED: Final = (
     "/sys/devices/virtual/powercap",
 )
 _THERMAL: Final = "/sys/devices/system/cpu/cpu[0-9]*/thermal_throttle"
+_MOST_LAYERS: Final = 500
 _PAGE_BYTES: Final = 4096
 # A tmpfs of this size is freed in less time than a process is forked in.
 _LIGHT_BYTES: Final = 4 << 20
@@ -265,6 +266,12 @@ def mount_overlay(
     options in one page; the layers are named by descriptors there, which are short and need no escape:
     some 220 find room. Raises OSError, and HostError where they do not fit.
     """
+    if len(lowers) > _MOST_LAYERS:
+        raise HostError(
+            f"{len(lowers)} layers are more than overlayfs takes",
+            seen=f"its limit is {_MOST_LAYERS} (fs/overlayfs/params.h, OVL_MAX_STACK)",
+            mend="build the image with fewer layers: several commands in one RUN, or COPY into a new stage",
+        )
     if one_by_one:
         uppermost_first = tuple(("lowerdir+", layer) for layer in reversed(lowers))
         syscalls.fsopen_overlay((*uppermost_first, *places), target)

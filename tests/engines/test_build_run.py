@@ -354,3 +354,19 @@ def test_insecure_run_has_all_capabilities(site: Site) -> None:
     with pytest.raises(SpecInvalid, match=r"Dockerfile:2: insecure.*not allowed") as caught:
         site.build(lines)
     assert "security.insecure" in caught.value.mend
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "echo 192.0.2.1 db >> /etc/hosts",
+        "chmod 600 /etc/resolv.conf",
+        "chmod -R go-w /etc",
+        "echo box > /etc/hostname",
+    ],
+)
+def test_run_cannot_write_what_the_runtime_lays_over_the_image(site: Site, command: str) -> None:
+    """What would be lost without a word fails, as under BuildKit."""
+    with pytest.raises(BuildFailed, match="failed with exit code"):
+        site.build(f"FROM host\nRUN {command}\n")
+    assert b"Read-only file system" in site.output

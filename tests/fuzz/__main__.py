@@ -6,9 +6,10 @@
     python -m tests.fuzz layer CORPUS -max_total_time=300
 
 CORPUS is a folder that is kept between runs; it is begun with the inputs of ``tests/fuzz/seeds.py``. All
-other words are libFuzzer's. A fault ends the run and leaves its input in a file ``crash-...``: it goes
-to ``tests/fuzz/found/TARGET``, where the suite tries it for ever. As root the targets ``layer`` and
-``archive`` make device nodes and give files away, below TMPDIR.
+other words are libFuzzer's; where they say nothing else, an input may take ten seconds and 512 MiB. A
+fault ends the run and leaves its input in a file ``crash-...``: it goes to ``tests/fuzz/found/TARGET``,
+where the suite tries it for ever. As root the targets ``layer`` and ``archive`` make device nodes and
+give files away, below TMPDIR.
 """
 
 from __future__ import annotations
@@ -18,6 +19,9 @@ import sys
 from pathlib import Path
 
 __all__ = ["main"]
+
+# A clock and a limit of memory: what is slow or large is a fault as well.
+_BOUNDS = ("-timeout=10", "-rss_limit_mb=512")
 
 
 def main(program: str, target: str, corpus: str, *words: str) -> None:
@@ -30,7 +34,8 @@ def main(program: str, target: str, corpus: str, *words: str) -> None:
     Path(corpus).mkdir(parents=True, exist_ok=True)
     for name, data in seeds.items():
         Path(corpus, name).write_bytes(data)
-    atheris.Setup([program, corpus, *words], targets.TARGETS[target])
+    bounds = [word for word in _BOUNDS if not any(w.startswith(word.partition("=")[0]) for w in words)]
+    atheris.Setup([program, corpus, *bounds, *words], targets.TARGETS[target])
     atheris.Fuzz()
 
 

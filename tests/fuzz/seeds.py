@@ -50,6 +50,11 @@ _CONFIG: Final = {
     "rootfs": {"type": "layers", "diff_ids": [_DIGEST]},
     "history": [{"created": "x", "created_by": "y", "empty_layer": True}],
 }
+_IGNORES: Final = (
+    b"a/b/c\n# comment\n*\n!a\n**/b/?\n[a-c]x\n",
+    b"src/x.pyc\n**/*.py[co]\n!src/**\n/docs/\n",
+    b"a/a/a/b\n**/a/**/b\n*a*a*b\n!**\n",
+)
 _ENTRY: Final = {
     "mediaType": "application/vnd.docker.distribution.manifest.v2+json",
     "digest": _DIGEST,
@@ -67,6 +72,10 @@ def seeds(target: str) -> Mapping[str, bytes]:
         return {str(at): name.encode() for at, name in enumerate(_NAMES)}
     if target == "document":
         return dict(_documents())
+    if target == "config":
+        return {"config": json.dumps(_CONFIG).encode()}
+    if target == "ignore":
+        return {str(at): text for at, text in enumerate(_IGNORES)}
     if target == "archive":
         return dict(_archives())
     # The first byte of the target `tar` is the size of the pieces.

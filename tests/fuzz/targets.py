@@ -15,9 +15,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
-from pytest_containers.errors import ContainersError, ImageError, ReferenceInvalid
+from pytest_containers.errors import ContainersError, ImageError, ReferenceInvalid, SpecInvalid
 from pytest_containers.images import manifest as m
-from pytest_containers.images.config import read_config, write_config
+from pytest_containers.images.build.ignore import Ignore
+from pytest_containers.images.config import read_config, read_history, write_config
 from pytest_containers.images.digest import Digest
 from pytest_containers.images.layer import apply
 from pytest_containers.images.load import load
@@ -48,15 +49,33 @@ def reference(data: bytes) -> None:
 
 
 def document(data: bytes) -> None:
-    """Read a manifest, an index and a config; what is accepted can be written and read again."""
+    """Read a manifest and an index; what is accepted can be written and read again."""
     kind, _, body = data.partition(b"\n")
     with contextlib.suppress(ImageError):
         found = m.parse(body, kind.decode("latin-1"))
         _check(m.parse(found.encode()) == found, "it reads back as another")
+    config(body)
+
+
+def config(body: bytes) -> None:
+    """Read an image config and its history; what is accepted can be written and read again."""
     with contextlib.suppress(ImageError):
-        config, diff_ids = read_config(body)
-        again = read_config(write_config(config, [Digest.parse(text) for text in diff_ids]))
-        _check(again == (config, diff_ids), f"{again} is another one than {(config, diff_ids)}")
+        read_history(body)
+    with contextlib.suppress(ImageError):
+        read, diff_ids = read_config(body)
+        again = read_config(write_config(read, [Digest.parse(text) for text in diff_ids]))
+        _check(again == (read, diff_ids), f"{again} is another one than {(read, diff_ids)}")
+
+
+def ignore(data: bytes) -> None:
+    """Read an ignore file whose first line is a path to be judged; what leads nowhere keeps what it is in."""
+    line, _, content = data.partition(b"\n")
+    path = line.decode("utf-8", "surrogateescape").strip("/") or "a"
+    with contextlib.suppress(SpecInvalid):
+        read = Ignore.parse(content)
+        if read.prunes(path):
+            _check(read.ignores(f"{path}/below"), f"{path} is pruned, and something below it is kept")
+        read.ignores(path)
 
 
 def tar(data: bytes) -> None:
@@ -113,6 +132,8 @@ def archive(data: bytes) -> None:
 TARGETS: Final[Mapping[str, Callable[[bytes], None]]] = {
     "reference": reference,
     "document": document,
+    "config": config,
+    "ignore": ignore,
     "tar": tar,
     "layer": layer,
     "archive": archive,

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
-from collections.abc import Iterator
+import resource
+import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -12,9 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.fuzz.seeds import seeds
-from tests.fuzz.targets import TARGETS
+from tests.fuzz.targets import TARGETS, Fault
 
 FOUND: Final = Path(__file__).parents[1] / "fuzz" / "found"
+CLOCK_S: Final = 10.0
+MEMORY_KIB: Final = 256 << 10
 
 
 def _inputs() -> Iterator[tuple[str, str, bytes]]:
@@ -25,13 +30,34 @@ def _inputs() -> Iterator[tuple[str, str, bytes]]:
             yield target, path.name, path.read_bytes()
 
 
+@contextlib.contextmanager
+def _bounded() -> Iterator[None]:
+    """Have what takes longer than ten seconds, or 256 MiB more than before, be a fault."""
+
+    def ring(*_: object) -> None:
+        raise Fault(f"an input takes longer than {CLOCK_S} s")
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, CLOCK_S)
+    peak_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    grown_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak_kib
+    if grown_kib > MEMORY_KIB:
+        raise Fault(f"an input takes {grown_kib} KiB")
+
+
 @pytest.mark.parametrize(
     ("target", "data"),
     [pytest.param(target, data, id=f"{target}-{name}") for target, name, data in _inputs()],
 )
 def test_input_of_the_fuzzers_is_taken(target: str, data: bytes) -> None:
     """What a fuzzer has found once is never found again."""
-    TARGETS[target](data)
+    with _bounded():
+        TARGETS[target](data)
 
 
 def _damaged(data: bytes, seed: int) -> bytes:
@@ -54,7 +80,15 @@ def _damaged(data: bytes, seed: int) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("target", "examples"), [("reference", 300), ("document", 500), ("tar", 500), ("layer", 400)]
+    ("target", "examples"),
+    [
+        ("reference", 300),
+        ("document", 500),
+        ("config", 500),
+        ("ignore", 500),
+        ("tar", 500),
+        ("layer", 400),
+    ],
 )
 def test_damaged_input_is_taken(target: str, examples: int) -> None:
     """Near what is honest lies most of what is dangerous."""
@@ -63,6 +97,24 @@ def test_damaged_input_is_taken(target: str, examples: int) -> None:
     @settings(max_examples=examples, deadline=None, database=None)
     @given(st.sampled_from(honest), st.integers(0, 2**32))
     def damage(named: tuple[str, bytes], seed: int) -> None:
-        TARGETS[target](_damaged(named[1], seed))
+        with _bounded():
+            TARGETS[target](_damaged(named[1], seed))
 
     damage()
+
+
+def _hang() -> None:
+    signal.setitimer(signal.ITIMER_REAL, 0.01)
+    while True:
+        signal.pause()
+
+
+def _swell() -> None:
+    assert len(b"x" * (MEMORY_KIB * 1024 + (64 << 20))) > 0
+
+
+@pytest.mark.parametrize(("act", "told"), [(_hang, "longer than"), (_swell, "KiB")])
+def test_bounds_of_the_fuzzers_hold(act: Callable[[], None], told: str) -> None:
+    """An input that takes too long, or too much memory, is a fault."""
+    with pytest.raises(Fault, match=told), _bounded():
+        act()

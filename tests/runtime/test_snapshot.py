@@ -428,3 +428,11 @@ def test_host_is_not_missed_by_images_of_others(apart: Apart, tmp_path: Path) ->
         return list(prepare(lay_ground(str(tmp_path / "second")), "two", (str(layer),)).lowers)
 
     assert apart(attempt) == [str(layer)]
+
+
+def test_more_layers_than_overlayfs_takes_are_told() -> None:
+    """Past overlayfs's own limit the error names it, and gives no advice that would not help."""
+    with pytest.raises(HostError, match="501 layers are more than overlayfs takes") as caught:
+        mount_overlay(("/nowhere",) * 501, (), "/nowhere", one_by_one=True)
+    assert "500" in caught.value.seen
+    assert "Linux" not in caught.value.mend

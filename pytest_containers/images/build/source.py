@@ -219,6 +219,15 @@ class _Reader:
             if (end.lstrip("\t") if doc.strip_tabs else end) == doc.name:
                 body = "".join(content)
                 _check_text(body)
+                if "\r\n" in body:
+                    self.notices.append(
+                        Notice(
+                            rule="CarriageReturnInHeredoc",
+                            location=self._location(first),
+                            text="the heredoc's lines end in CR LF, and each CR is part of its text: a shell"
+                            " makes it part of names. Save the file with LF",
+                        )
+                    )
                 return body
             content.append(line)
         raise SpecInvalid(

@@ -70,3 +70,11 @@ def test_notice_is_a_warning_where_nobody_else_hears_of_it() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         warn(BuildEvent(step="[a 1/1] RUN x", kind="begin"))
+
+
+def test_heredoc_of_a_file_with_carriage_returns_is_told(filled: Site) -> None:
+    """The CR of each line is part of a heredoc's body: a file's name would end in it."""
+    lines = ("FROM base", "COPY <<EOF /greeting", "hello", "EOF")
+    (notice,) = _notices(filled, "\r\n".join(lines) + "\r")
+    assert notice.startswith("Dockerfile:2: the heredoc's lines end in CR LF")
+    assert _notices(filled, *lines) == []
