@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import threading
@@ -88,6 +89,7 @@ def test_pause_without_a_control_group_stops_each_process(
         import pytest
         from pytest_containers.errors import HostError
         from tests.test_control import _stands_still, _until, _written
+        from tests.test_control import test_exec_that_begins_at_the_pause_is_paused
         def test_limits(container):
             with pytest.raises(HostError, match="no control groups are mounted"):
                 container("host", command="true", limits={{"pids": 5}})
@@ -120,7 +122,7 @@ def test_pause_without_a_control_group_stops_each_process(
     environment = f"PYTHONPATH={request.config.rootpath}"
     result = pytester.run("unshare", "-m", "sh", "-c", hide, "sh", "env", environment, *argv)
     assert result.ret == 0
-    result.assert_outcomes(passed=2)
+    result.assert_outcomes(passed=3)
 
 
 def test_stop_lets_a_paused_container_end_by_itself(container: ContainerFactory) -> None:
@@ -224,3 +226,34 @@ def test_processes_are_listed_without_the_right_to_look_at_them(pytester: pytest
     argv = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
     result = pytester.run("setpriv", "--bounding-set", "-sys_ptrace", *argv)
     assert result.ret == 0
+
+
+def test_exec_that_begins_at_the_pause_is_paused(container: ContainerFactory) -> None:
+    """What an exec makes while the container is being paused stands still as well."""
+    box = container("host", command="sleep 600", files={"/srv/written": ""})
+    ended = threading.Event()
+
+    def work() -> None:
+        while not ended.is_set():
+            with contextlib.suppress(NotRunning):
+                box.exec(["sh", "-c", "for n in $(seq 500); do echo x >> /srv/written; done"])
+
+    threads = [threading.Thread(target=work) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    grown: list[int] = []
+    try:
+        for _ in range(20):
+            box.pause()
+            ended.wait(0.005)
+            before = len(box.read_bytes("/srv/written"))
+            ended.wait(0.02)
+            grown.append(len(box.read_bytes("/srv/written")) - before)
+            box.unpause()
+            ended.wait(0.01)
+    finally:
+        ended.set()
+        box.unpause()
+        for thread in threads:
+            thread.join()
+    assert grown == [0] * 20

@@ -60,7 +60,7 @@ def _all_stopped(sandbox: Sandbox, folder: str, stopped: set[int]) -> bool:
             else:
                 os.kill(pid, signal.SIGSTOP)
     stopped |= new
-    return not new and (not folder or cgroups.is_frozen(folder))
+    return not new and not sandbox.beginning and (not folder or cgroups.is_frozen(folder))
 
 
 def _until(sandbox: Sandbox, holds: Callable[[], bool]) -> Recipe[None]:

@@ -58,8 +58,14 @@ def execute(
             if first.pid == 0:
                 _enter(sandbox, wanted, streams, sync.fileno(), told)
         undo.callback(_give_up, first, told)
-        yield from _readable(ours.fileno(), deadline)
-        child = _second(ours, told)
+        # What is in the group of a pause already stands still with it; for others a pause waits.
+        outside = not sandbox.freezer
+        sandbox.beginning += outside
+        try:
+            yield from _readable(ours.fileno(), deadline)
+            child = _second(ours, told)
+        finally:
+            sandbox.beginning -= outside
         undo.pop_all()
         undo.callback(discard_child, first)
         undo.callback(discard_child, child)

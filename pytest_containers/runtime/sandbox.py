@@ -99,6 +99,8 @@ class Sandbox:
         self.finished_at = 0.0
         self.paused = False
         self.freezer = ""
+        # Execs whose process inside is not there yet.
+        self.beginning = 0
         self._killed = False
         self._oom_kills = 0
         self._writer = logs.LogWriter(self.log)
