@@ -279,7 +279,7 @@ class Session:
             return self.images.pull(reference, policy=order.pull, platform=order.platform, watch=watch)
         except (ImageNotFound, RegistryError) as error:
             what, seen, mend = error.what, error.seen, error.mend
-            bare = order.image == reference and _BARE.fullmatch(reference) is not None
+            bare = order.image == reference != "host" and _BARE.fullmatch(reference) is not None
             if bare:
                 seen = f"{self.catalog.looked_for(reference)}\n{what}: {seen}"
                 what = f"there is no service, folder or image {reference}"
