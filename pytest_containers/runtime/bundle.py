@@ -145,7 +145,9 @@ def bundle(spec: ContainerSpec, config: ImageConfig, container_id: str, *, held:
             capabilities=mask,
             no_new_privs=spec.no_new_privs,
             ulimits=spec.ulimits,
-            filter=system_call_filter(profile, capabilities.names_in(mask), last=spec.no_new_privs),
+            filter=system_call_filter(
+                profile, capabilities.names_in(mask), last=spec.no_new_privs, init=spec.init
+            ),
             init=spec.init,
         ),
         hostname=hostname,

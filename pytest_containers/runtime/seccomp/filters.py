@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import functools
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
@@ -56,9 +56,11 @@ _SPEC_ALLOW: Final = 4
 _NEEDED: Final = (
     "brk capset clone execve exit_group futex mmap munmap prctl setgid setgroups setsid setuid write"
 )
-# With no_new_privs the load is the last step before the exec.
 _CLONE_FLAGS: Final = 0x9011  # CLONE_PARENT | CLONE_PIDFD | SIGCHLD
+# With no_new_privs the load is the last step before the exec.
 _NEEDED_LAST: Final = "execve exit_group write"
+# And what `reaper.become_reaper` calls before its program is there.
+_NEEDED_BY_INIT: Final = "clone execveat rt_sigprocmask setpgid"
 
 
 class Filter(NamedTuple):
@@ -68,13 +70,15 @@ class Filter(NamedTuple):
     flags: int
 
 
-def system_call_filter(profile: str | None, capabilities: frozenset[str], *, last: bool) -> Filter | None:
+def system_call_filter(
+    profile: str | None, capabilities: frozenset[str], *, last: bool, init: bool = False
+) -> Filter | None:
     """Return the filter of a container with *capabilities*; None where it is to have none.
 
     *profile* is the text of a profile, `UNCONFINED`, or None for the project's own. *last* says that
-    nothing but the exec comes after the load. A machine whose kernel has no filters, or for whose
-    processor there is no table, gives none; HostError where a profile was asked for by name. Raises
-    SpecInvalid for a profile under which no process can begin.
+    nothing but the exec comes after the load, *init* that a reaper is begun then. A machine whose kernel has
+    no filters, or for whose processor there is no table, gives none; HostError where a profile was asked for
+    by name. Raises SpecInvalid for a profile under which no process can begin.
     """
     if profile == UNCONFINED:
         return None
@@ -87,16 +91,19 @@ def system_call_filter(profile: str | None, capabilities: frozenset[str], *, las
             seen=f"processor {machine}" if machine not in AUDIT_ARCH else "seccomp(2) is refused",
             mend="leave seccomp= out, or run on a kernel with CONFIG_SECCOMP_FILTER on x86_64 or aarch64",
         )
-    return _compiled(profile, capabilities, machine, last=last)
+    return _compiled(profile, capabilities, machine, last=last, init=init)
 
 
 @functools.lru_cache(maxsize=128)
-def _compiled(profile: str | None, capabilities: frozenset[str], machine: str, *, last: bool) -> Filter:
+def _compiled(
+    profile: str | None, capabilities: frozenset[str], machine: str, *, last: bool, init: bool
+) -> Filter:
     if profile is None:
         return Filter(write(default_rules(machine, capabilities)), _SPEC_ALLOW)
     wanted = parse(profile, "the seccomp profile")
     rules = profile_rules(wanted, machine, capabilities, _release(os.uname().release))
-    _check(rules, _NEEDED_LAST if last else _NEEDED, last=last)
+    needed = (_NEEDED_LAST if last else _NEEDED, _NEEDED_BY_INIT if init else "")
+    _check(rules, sorted({name for names in needed for name in names.split()}), last=last)
     return Filter(write(rules), _SPEC_ALLOW if wanted.flags is None else wanted.flags)
 
 
@@ -195,12 +202,12 @@ def _release(text: str) -> tuple[int, int]:
     return int(major), int("".join(digit for digit in minor[:4] if digit.isdecimal()) or 0)
 
 
-def _check(ruleset: Ruleset, needed: str, *, last: bool) -> None:
+def _check(ruleset: Ruleset, needed: Iterable[str], *, last: bool) -> None:
     """Raise SpecInvalid where *ruleset* refuses a call that comes between the load and the exec."""
     numbers = syscall_numbers(ruleset.machine)
     refused = [
         name
-        for name in needed.split()
+        for name in needed
         if verdict(
             ruleset.rules[numbers[name]],
             (_CLONE_FLAGS if name == "clone" else 0, 0, 0, 0, 0, 0),

@@ -252,6 +252,9 @@ def test_flags_of_a_profile_are_loaded_with_it() -> None:
     assert (plain.flags, named.flags) == (4, 2)
 
 
+_NO_GROUPS: Final = json.dumps(_rules({"names": ["setpgid"], "action": "SCMP_ACT_ERRNO"}))
+
+
 def test_profile_under_which_nothing_begins_is_refused() -> None:
     """A profile that refuses what every start calls says so, with the calls and a way out."""
     text = json.dumps(_rules({"names": ["setuid", "capset"], "action": "SCMP_ACT_ERRNO"}))
@@ -260,6 +263,10 @@ def test_profile_under_which_nothing_begins_is_refused() -> None:
     assert "capset, setuid" in caught.value.seen
     assert "no_new_privs=True" in caught.value.mend
     assert system_call_filter(text, DEFAULT, last=True) is not None
+    assert system_call_filter(_NO_GROUPS, DEFAULT, last=True) is not None
+    with pytest.raises(SpecInvalid, match="no process can begin") as caught:
+        system_call_filter(_NO_GROUPS, DEFAULT, last=True, init=True)
+    assert "setpgid" in caught.value.seen
     with pytest.raises(SpecInvalid, match="no process can begin") as caught:
         system_call_filter('{"defaultAction": "SCMP_ACT_KILL"}', DEFAULT, last=True)
     assert "execve" in caught.value.seen
