@@ -77,6 +77,8 @@ def test_kill_leaves_nothing(
     player.tell(f"many {_CONTAINERS} c")
     moment.arrive(player)
     pid = _wait_for(lambda: find(player, victim))
+    # A player that goes on would start a fresh run in the place of the dead one.
+    os.kill(player.pid, signal.SIGSTOP)
     killed = time.monotonic()
     os.kill(pid, signal.SIGKILL)
     gone_s = stage.gone(killed, f"{victim} killed, {moment}")
