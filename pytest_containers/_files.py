@@ -8,15 +8,33 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Final
 
 from pytest_containers.errors import EngineError
 
-__all__ = ["locked", "remove_tree", "try_lock", "write_atomic"]
+__all__ = [
+    "describe_process",
+    "holder",
+    "lock_descriptor",
+    "locked",
+    "remove_tree",
+    "tell_waiting",
+    "try_lock",
+    "write_atomic",
+]
+
+_LOOK_AGAIN_S: Final = 0.02
+# Nobody has to be told of what takes less.
+_TELL_AFTER_S: Final = 1.0
+_SHOWN: Final = 120
 
 
 def write_atomic(path: Path, content: bytes, *, mode: int = 0o644) -> None:
@@ -34,23 +52,126 @@ def write_atomic(path: Path, content: bytes, *, mode: int = 0o644) -> None:
 
 
 @contextlib.contextmanager
-def locked(path: Path, *, timeout_s: float = 600.0) -> Iterator[None]:
+def locked(path: Path, *, timeout_s: float = 600.0, cancel: threading.Event | None = None) -> Iterator[None]:
     """Hold the lock file *path* (flock); it is freed by the kernel when the holder dies.
 
-    Raises EngineError after *timeout_s*, naming the file.
+    Waits as long as the process that holds it lives, ends at once where *cancel* is set, and logs
+    which process it waits for. Raises EngineError with that process when cancelled, and after
+    *timeout_s* where no living holder can be seen.
     """
     import filelock
 
-    lock = filelock.FileLock(path, timeout=timeout_s, thread_local=False)
+    lock = filelock.FileLock(path, timeout=_LOOK_AGAIN_S, thread_local=False)
+    wait = _Wait(f"the lock {path}", lambda: os.stat(path), timeout_s=timeout_s, cancel=cancel)
+    while True:
+        try:
+            # One try, without the library's own pause: that one no event ends.
+            lock.acquire(timeout=0)
+            break
+        except filelock.Timeout:
+            wait.pause()
     try:
-        with lock:
-            yield
-    except filelock.Timeout as error:
-        raise EngineError(
-            f"{path} stayed locked for {timeout_s:g} s",
-            seen="another process holds it",
-            mend="end that process; the lock goes with it",
-        ) from error
+        yield
+    finally:
+        lock.release()
+
+
+def lock_descriptor(descriptor: int, subject: str, *, cancel: threading.Event | None = None) -> None:
+    """Take the exclusive flock(2) of the open file *descriptor*, waiting as `locked` does."""
+    wait = _Wait(subject, lambda: os.fstat(descriptor), timeout_s=None, cancel=cancel)
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            wait.pause()
+        else:
+            return
+
+
+class _Wait:
+    """A wait for another process: what it is for, and for how long it is borne."""
+
+    def __init__(
+        self,
+        subject: str,
+        look: Callable[[], os.stat_result],
+        *,
+        timeout_s: float | None,
+        cancel: threading.Event | None,
+    ) -> None:
+        self._subject = subject
+        self._look = look
+        self._timeout_s = timeout_s
+        self._cancel = cancel or threading.Event()
+        self._begun = self._alive_at = time.monotonic()
+        self._told = False
+
+    def pause(self) -> None:
+        """Return after a moment. Raises EngineError where there is nothing to wait for any more."""
+        waited_s = time.monotonic() - self._begun
+        if not self._told and waited_s > _TELL_AFTER_S:
+            self._told = True
+            tell_waiting(self._subject, holder(self._seen()))
+        if self._timeout_s is not None and time.monotonic() - self._alive_at > self._timeout_s:
+            if (found := holder(self._seen())) is None:
+                raise EngineError(
+                    f"{self._subject} stayed taken for {waited_s:.1f} s",
+                    seen="another process holds it, and cannot be seen from here",
+                    mend="end that process; the lock goes with it",
+                )
+            self._alive_at = time.monotonic()
+            tell_waiting(self._subject, found)
+        if self._cancel.wait(_LOOK_AGAIN_S):
+            raise EngineError(
+                f"the wait for {self._subject} was cancelled",
+                seen=f"{holder(self._seen()) or 'another process'} holds it",
+                mend="try again when that process has ended",
+            )
+
+    def _seen(self) -> os.stat_result | None:
+        try:
+            return self._look()
+        except OSError:
+            return None
+
+
+def holder(seen: os.stat_result | None) -> str | None:
+    """Return the living process that holds the flock of a file, as ``process 12 (pytest -n 4)``.
+
+    None where /proc/locks does not show it: it is in another pid namespace, or the file system shows
+    other numbers there than stat(2) does (proc_locks(5)).
+    """
+    if seen is None:
+        return None
+    file = f"{os.major(seen.st_dev):02x}:{os.minor(seen.st_dev):02x}:{seen.st_ino}"
+    try:
+        lines = Path("/proc/locks").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    for line in lines:
+        fields = line.split()
+        if fields[1:2] == ["FLOCK"] and fields[5:6] == [file] and Path("/proc", fields[4]).exists():
+            return describe_process(int(fields[4]))
+    return None
+
+
+def describe_process(pid: int) -> str:
+    """Return ``process PID (its command line)``, the latter cut where it is long."""
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").strip()
+    except OSError:
+        words = b""
+    shown = words.decode(errors="replace")
+    return f"process {pid} ({shown[:_SHOWN]}{'...' if len(shown) > _SHOWN else ''})"
+
+
+def tell_waiting(subject: str, found: str | None) -> None:
+    """Log that this process waits for *subject*, and which process has it."""
+    import logging
+
+    logging.getLogger("pytest_containers").warning(
+        "waiting for %s, which %s holds", subject, found or "another process"
+    )
 
 
 def try_lock(path: Path) -> int | None:
@@ -58,8 +179,6 @@ def try_lock(path: Path) -> int | None:
 
     The lock lives as long as the descriptor and whoever inherits it (flock(2)).
     """
-    import fcntl
-
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

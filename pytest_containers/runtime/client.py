@@ -15,11 +15,12 @@ import threading
 import time
 import weakref
 from collections.abc import Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple, TypeVar, cast
 
+from pytest_containers._files import holder, tell_waiting
 from pytest_containers.errors import ContainersError, EngineError, HostError
 from pytest_containers.runtime import folders, interpreter, messages, openfiles
 
@@ -29,6 +30,7 @@ Answer = TypeVar("Answer")
 WHO: Final = "the test process"
 _BACKLOG: Final = 128
 _LOOK_AGAIN_S: Final = 0.01
+_TELL_AFTER_S: Final = 1.0
 # The whole interpreter that a janitor starts: isolated, no site, and its path as we say (-I -S).
 _START: Final = (
     "import os, sys; os.close(int(sys.argv[6])); sys.path += sys.argv[7:];"
@@ -194,7 +196,12 @@ class Connection:
         """Say who we are. Raises what kept the run from beginning."""
         me = os.pidfd_open(os.getpid())
         try:
-            self.tell(messages.Hello(version=messages.VERSION, guest=guest), (me,))
+            answered = self.post(messages.Hello(version=messages.VERSION, guest=guest), (me,))
+            if not wait([answered], timeout=_TELL_AFTER_S).done:
+                # Its janitor, or the supervisor itself, holds the lock of the run folder.
+                with contextlib.suppress(OSError):
+                    tell_waiting(f"the run in {self.folder} to start", holder(self.folder.stat()))
+            _close(answered.result()[1])
         except EngineError as error:
             raise folders.refusal(self.folder) or error from None
         finally:

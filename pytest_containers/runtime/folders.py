@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
+from pytest_containers._files import lock_descriptor
 from pytest_containers.errors import ContainersError, HostError, from_wire, to_wire
 from pytest_containers.runtime import cgroups, userns
 
@@ -101,7 +102,7 @@ def _locked(folder: Path) -> int:
     _checked(folder)
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        lock_descriptor(descriptor, f"the folder of runs {folder}")
         if os.path.samestat(os.fstat(descriptor), folder.stat()):
             return os.dup(descriptor)
     finally:
