@@ -38,15 +38,17 @@ def enter(bundle: Bundle, snapshot: Snapshot) -> None:
     trees = init.detach(bundle)
     points = mountpoints.open_list(snapshot)
     init.lay_etc(snapshot.root, snapshot)
-    # Before Linux 5.12 a mount is found by its number in /proc to be made read-only. The processes that
-    # it shows are ours, so it goes again.
-    syscalls.mount("proc", f"{snapshot.root}/proc", "proc", _PROC)
-    for name in ("dev", "sys"):  # so that the place of a bind there is not made in the container's layer
-        syscalls.mount("tmpfs", f"{snapshot.root}/{name}", "tmpfs", _PROC, "mode=0755,size=64k")
+    if bundle.binds:
+        # Before Linux 5.12 a mount is found by its number in /proc to be made read-only. The processes that
+        # it shows are ours, so it goes again.
+        syscalls.mount("proc", f"{snapshot.root}/proc", "proc", _PROC)
+        for name in ("dev", "sys"):  # so that the place of a bind there is not made in the container's layer
+            syscalls.mount("tmpfs", f"{snapshot.root}/{name}", "tmpfs", _PROC, "mode=0755,size=64k")
     os.chroot(snapshot.root)
     os.chdir("/")
     init.lay(replace(bundle, tmpfs={}), trees, points)
-    syscalls.umount("/proc", syscalls.MNT_DETACH)
+    if bundle.binds:
+        syscalls.umount("/proc", syscalls.MNT_DETACH)
 
 
 def refuse(bundle: Bundle, path: str, action: Literal["read", "write"]) -> None:

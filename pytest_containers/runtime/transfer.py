@@ -60,7 +60,18 @@ def pack(path: str, out: BinaryIO) -> None:
     real = _resolved(path)
     name = posixpath.basename(path.rstrip("/")) or "."
     with TarWriter(out) as tar:
-        if not _pack(tar, real, name, os.lstat(real), {}):
+        try:
+            written = _pack(tar, real, name, os.lstat(real), {})
+        except (RecursionError, OSError) as error:
+            # A path of more than PATH_MAX bytes is made from within (path_resolution(7)).
+            if isinstance(error, OSError) and error.errno != errno.ENAMETOOLONG:
+                raise
+            raise EngineError(
+                f"{path} in the container cannot be copied",
+                seen="its folders are too deep",
+                mend="copy a part of it, or let exec() pack it with tar",
+            ) from error
+        if not written:
             raise SpecInvalid(
                 f"{path} in the container is not a regular file",
                 seen="it is a socket, or was replaced while it was read",

@@ -24,7 +24,7 @@ import pytest
 from pytest_containers._tar import TarWriter
 from pytest_containers.errors import EngineError, PathMissing, SpecInvalid
 from pytest_containers.runtime import transfer
-from pytest_containers.spec import Bind, ContainerSpec
+from pytest_containers.spec import Bind, ContainerSpec, ExecSpec
 from pytest_containers.transfer import copy_in, copy_out, read_file, write_file
 
 if TYPE_CHECKING:
@@ -134,6 +134,31 @@ def test_container_that_swaps_files_holds_up_no_read(boxes: Boxes, tmp_path: Pat
                     pool.submit(copy_out, box.tree, "/srv", tmp_path / str(number)).result(_PATIENCE_S)
     assert found <= {b"content"}
     assert box.state().status == "running"
+
+
+_DEEPER: Final = """
+import os, sys
+os.makedirs("/srv/deep")
+os.chdir("/srv/deep")
+for _ in range(int(sys.argv[1])):
+    os.mkdir("d" * int(sys.argv[2]))
+    os.chdir("d" * int(sys.argv[2]))
+"""
+
+
+@pytest.mark.parametrize(("depth", "length"), [(300, 1), (3000, 1), (100, 200)])
+def test_folders_that_are_too_deep_are_told(boxes: Boxes, tmp_path: Path, depth: int, length: int) -> None:
+    """Three hundred folders are copied; what no path names, or no walk holds, is an error."""
+    box = boxes.start(_SPEC)
+    made = box.exec(ExecSpec(argv=(sys.executable, "-c", _DEEPER, str(depth), str(length))))
+    assert made.exit_code == 0, made.stderr
+    if depth == 300:
+        copy_out(box.tree, "/srv/deep", tmp_path / "out")
+        assert (tmp_path / "out" / "/".join("d" * depth)).is_dir()
+        return
+    with pytest.raises(EngineError, match="/srv/deep in the container cannot be copied") as caught:
+        copy_out(box.tree, "/srv/deep", tmp_path / "out")
+    assert "too deep" in caught.value.seen
 
 
 class _Stuck(io.BytesIO):
