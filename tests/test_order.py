@@ -278,6 +278,14 @@ def test_option_may_be_written_as_others_do(options: Options, other: Options) ->
     assert Order.of("x", **options).spec == Order.of("x", **other).spec
 
 
+def test_longest_and_shortest_values_are_taken() -> None:
+    """64 letters are a host name (sethostname(2)), 253 a name in the DNS, and no time at all is a time."""
+    order = Order.of("x", hostname="a." * 31 + "ab", name=".".join(["a" * 63] * 3 + ["a" * 61]), timeout=0)
+    assert len(order.spec.hostname or "") == 64
+    assert len(order.spec.name) == 253
+    assert order.timeout_s == 0.0
+
+
 def test_none_takes_a_variable_away() -> None:
     """None is no word: the variable of the image, or of env_file=, is not there."""
     assert Order.of("x", env={"A": None}).spec.env == {"A": None}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import http.server
+import itertools
 import socket
 import threading
 import time
@@ -288,9 +289,27 @@ def test_callable_that_outlasts_the_wait_is_asked_once(session: Session) -> None
     assert "it returned False" in str(caught.value)
 
 
+@pytest.mark.parametrize("kind", [TypeError, NameError, ImportError, SyntaxError, AttributeError])
+def test_mistake_of_any_kind_is_raised_at_once(sleeping: Container, kind: type[Exception]) -> None:
+    """What no waiting mends is not waited for."""
+
+    def mistaken(_: Container) -> bool:
+        raise kind("a mistake")
+
+    with pytest.raises(kind, match="a mistake"):
+        sleeping.wait_for(mistaken, timeout=600)
+
+
+def test_command_in_a_container_that_has_ended_is_told(session: Session) -> None:
+    """A command cannot run there, which is a reason and no error of its own."""
+    container = launch(session, command=["true"], ready=exited(0))
+    with pytest.raises(ContainerExited, match="the container does not run"):
+        container.wait_for(command("true"), timeout=600)
+
+
 def test_coroutine_function_is_a_probe(sleeping: Container) -> None:
     """An async callable is awaited, within a running event loop as well, and its answer counts."""
-    answers = iter((False, True, False))
+    answers = itertools.chain((False, True), itertools.repeat(False))
 
     async def ask(container: Container) -> bool:
         ready = asyncio.Event()
@@ -302,7 +321,7 @@ def test_coroutine_function_is_a_probe(sleeping: Container) -> None:
     sleeping.wait_for(ask, timeout=PATIENT)
 
     async def within() -> str:
-        return _fails(sleeping, as_probe(ask), timeout=0)
+        return _fails(sleeping, as_probe(ask), timeout=0.3)
 
     assert "it returned False" in asyncio.run(within())
 

@@ -21,6 +21,7 @@ from pytest_containers import (
     SpecInvalid,
     Unsupported,
     port,
+    started,
 )
 from pytest_containers.order import Options, Order
 from pytest_containers.session import RunPlace, Session, Settings, native_engine
@@ -59,6 +60,23 @@ def test_name_of_a_long_reference_is_its_last_part(session: Session, engine: Mem
     """Registry, tag and what no host name may hold are left out."""
     engine.images.registry["registry.example:5000/team/web_app:2"] = (ImageConfig(command=SLEEP), HOST)
     assert launch(session, "registry.example:5000/team/web_app:2").name == "web-app-1"
+    engine.images.registry[f"team/{'a' * 60}:1"] = (ImageConfig(command=SLEEP), HOST)
+    assert launch(session, f"team/{'a' * 60}:1").name == f"{'a' * 40}-1"
+
+
+def test_words_of_a_test_are_over_those_of_its_service(session: Session, engine: MemoryEngine) -> None:
+    """A variable that test and service set is the test's, and None takes the service's away."""
+    engine.images.registry["postgres:17"] = (ImageConfig(command=SLEEP), HOST)
+    mine = launch(session, "postgres", env={"POSTGRES_PASSWORD": "mine"}, ready=started())
+    assert mine.env["POSTGRES_PASSWORD"] == "mine"
+    none = launch(session, "postgres", env={"POSTGRES_PASSWORD": None}, ready=started())
+    assert "POSTGRES_PASSWORD" not in none.env
+
+
+def test_time_of_zero_is_not_the_time_of_the_run(session: Session) -> None:
+    """`timeout=0` is one look, and not --containers-timeout."""
+    with pytest.raises(NotReady, match="within 0 s"):
+        launch(session, command=SLEEP, ports=[80], timeout=0)
 
 
 def test_workers_do_not_meet(engine: MemoryEngine) -> None:
@@ -310,7 +328,7 @@ def test_settings_read_how_registries_are_reached(tmp_path: Path) -> None:
     """Mirrors keep their order, one without a registry is Docker Hub's, and commas part as blanks do."""
     access = Settings.of(
         {
-            "mirror": "mirror.example:5000/hub, quay.io=cache.example docker.io=second.example",
+            "mirror": "mirror.example:5000/hub/, quay.io=cache.example docker.io=second.example",
             "insecure": "Plain.example:5000",
             "certificates": str(tmp_path),
         }
