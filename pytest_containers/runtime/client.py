@@ -284,10 +284,8 @@ class Connection:
     def close(self) -> None:
         """End the connection, and with it what it owns; doing so twice is allowed."""
         self._ended, self._forked = True, False
-        try:
+        with contextlib.suppress(OSError):  # closed already, or the other side is gone
             self._channel.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            return
         self._reader.join()
         self._channel.close()
 

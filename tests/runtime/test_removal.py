@@ -118,7 +118,7 @@ def _output(connection: Connection, container: str, *argv: str) -> str:
 
 
 _MANY_FILES: Final = "mkdir /many && cd /many && seq 3000 | xargs touch && echo done"
-_MUCH_MEMORY: Final = "head -c 50000000 /dev/zero >/much && echo done"
+_MUCH_MEMORY: Final = "head -c 300000000 /dev/zero >/much && echo done"
 
 
 @pytest.mark.parametrize(
