@@ -15,16 +15,20 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 from pytest_containers.errors import EngineError
 
 __all__ = [
+    "Waiting",
     "describe_process",
     "holder",
     "lock_descriptor",
     "locked",
+    "remove_free_locks",
     "remove_tree",
     "tell_waiting",
     "try_lock",
@@ -51,22 +55,31 @@ def write_atomic(path: Path, content: bytes, *, mode: int = 0o644) -> None:
         raise
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Waiting:
+    """How a wait for another process can be ended, and who hears which process it is for."""
+
+    cancel: threading.Event | None = None
+    tell: Callable[[str], None] | None = None
+
+
 @contextlib.contextmanager
-def locked(path: Path, *, timeout_s: float = 600.0, cancel: threading.Event | None = None) -> Iterator[None]:
+def locked(path: Path, *, timeout_s: float = 600.0, waiting: Waiting | None = None) -> Iterator[None]:
     """Hold the lock file *path* (flock); it is freed by the kernel when the holder dies.
 
-    Waits as long as the process that holds it lives, ends at once where *cancel* is set, and logs
-    which process it waits for. Raises EngineError with that process when cancelled, and after
-    *timeout_s* where no living holder can be seen.
+    Waits as long as the process that holds it lives, ends at once where *waiting* is cancelled, and
+    tells which process it waits for, in the log where *waiting* has nobody to tell. Raises EngineError
+    with that process when cancelled, and after *timeout_s* where no living holder can be seen.
     """
     import filelock
 
     lock = filelock.FileLock(path, timeout=_LOOK_AGAIN_S, thread_local=False)
-    wait = _Wait(f"the lock {path}", lambda: os.stat(path), timeout_s=timeout_s, cancel=cancel)
+    wait = _Wait(f"the lock {path}", lambda: os.stat(path), timeout_s=timeout_s, waiting=waiting)
     while True:
         try:
             # One try, without the library's own pause: that one no event ends.
-            lock.acquire(timeout=0)
+            with _kept(path.parent):
+                lock.acquire(timeout=0)
             break
         except filelock.Timeout:
             wait.pause()
@@ -76,9 +89,33 @@ def locked(path: Path, *, timeout_s: float = 600.0, cancel: threading.Event | No
         lock.release()
 
 
+def remove_free_locks(folder: Path, *, keep: frozenset[str] = frozenset()) -> None:
+    """Remove the lock files ``*.lock`` in *folder* that nobody holds, but for those named in *keep*."""
+    with contextlib.suppress(FileNotFoundError), _kept(folder, alone=True):
+        for path in folder.glob("*.lock"):
+            if path.name not in keep and (descriptor := _try(path)) is not None:
+                path.unlink(missing_ok=True)
+                os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _kept(folder: Path, *, alone: bool = False) -> Iterator[None]:
+    """Keep lock files in *folder* from being removed between their opening and their flock(2).
+
+    A lock on a file that has lost its name holds nobody off. Who removes them has the folder *alone*.
+    """
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+        yield
+    finally:
+        os.close(descriptor)
+
+
 def lock_descriptor(descriptor: int, subject: str, *, cancel: threading.Event | None = None) -> None:
     """Take the exclusive flock(2) of the open file *descriptor*, waiting as `locked` does."""
-    wait = _Wait(subject, lambda: os.fstat(descriptor), timeout_s=None, cancel=cancel)
+    waiting = Waiting(cancel=cancel)
+    wait = _Wait(subject, lambda: os.fstat(descriptor), timeout_s=None, waiting=waiting)
     while True:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -97,12 +134,14 @@ class _Wait:
         look: Callable[[], os.stat_result],
         *,
         timeout_s: float | None,
-        cancel: threading.Event | None,
+        waiting: Waiting | None,
     ) -> None:
         self._subject = subject
         self._look = look
         self._timeout_s = timeout_s
-        self._cancel = cancel or threading.Event()
+        waiting = waiting or Waiting()
+        self._cancel = waiting.cancel or threading.Event()
+        self._tell = waiting.tell or partial(tell_waiting, subject)
         self._begun = self._alive_at = time.monotonic()
         self._told = False
 
@@ -111,7 +150,7 @@ class _Wait:
         waited_s = time.monotonic() - self._begun
         if not self._told and waited_s > _TELL_AFTER_S:
             self._told = True
-            tell_waiting(self._subject, holder(self._seen()))
+            self._tell(holder(self._seen()) or "another process")
         if self._timeout_s is not None and time.monotonic() - self._alive_at > self._timeout_s:
             if (found := holder(self._seen())) is None:
                 raise EngineError(
@@ -120,7 +159,7 @@ class _Wait:
                     mend="end that process; the lock goes with it",
                 )
             self._alive_at = time.monotonic()
-            tell_waiting(self._subject, found)
+            self._tell(found)
         if self._cancel.wait(_LOOK_AGAIN_S):
             raise EngineError(
                 f"the wait for {self._subject} was cancelled",
@@ -179,6 +218,11 @@ def try_lock(path: Path) -> int | None:
 
     The lock lives as long as the descriptor and whoever inherits it (flock(2)).
     """
+    with _kept(path.parent):
+        return _try(path)
+
+
+def _try(path: Path) -> int | None:
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -90,6 +90,9 @@ class _Status:
     def transfer(self, event: Progress) -> None:
         """Tell how much of all blobs of this phase is done."""
         with self._lock:
+            if event.phase == "wait":
+                self._tell(f"{self._subject}: waits for {event.holder}")
+                return
             self._moved[event.subject] = event
             same = [other for other in self._moved.values() if other.phase == event.phase]
             done = sum(other.done_bytes for other in same) / _MEGABYTE

@@ -9,7 +9,7 @@ from typing import Literal
 
 __all__ = ["BuildEvent", "BuildWatch", "Phase", "Progress", "Telling", "Watch", "Watches"]
 
-Phase = Literal["download", "unpack", "upload", "load", "save", "commit"]
+Phase = Literal["download", "unpack", "upload", "load", "save", "commit", "wait"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +24,8 @@ class Progress:
     phase: Phase
     done_bytes: int
     total_bytes: int | None = None
+    # The process that has the subject, in the phase "wait".
+    holder: str = ""
 
 
 # Called from any thread, by several at once; what it raises ends the operation.

@@ -106,7 +106,7 @@ def test_wait_ends_at_once_when_it_is_cancelled(tmp_path: Path) -> None:
 
     def wait() -> None:
         try:
-            with _files.locked(path, cancel=cancel):
+            with _files.locked(path, waiting=_files.Waiting(cancel=cancel)):
                 pass
         except EngineError as error:
             errors.append(error)

@@ -58,6 +58,10 @@ class Lines:
         """Tell of a transfer."""
         key, now = (event.subject, event.phase), time.monotonic()
         done = event.total_bytes is not None and event.done_bytes == event.total_bytes
+        if event.phase == "wait":
+            with self._lock:
+                self._write(f"{event.subject[:_SHORT]} waits for {event.holder}")
+            return
         with self._lock:
             begun = self._begun.setdefault(key, now)
             if not done and now < self._next.get(key, 0.0):

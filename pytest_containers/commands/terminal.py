@@ -83,6 +83,9 @@ class Screen:
 
     def transfer(self, event: Progress) -> None:
         """Show a transfer as a bar: one for each blob, through all of its phases."""
+        if event.phase == "wait":
+            self._live.console.print(Text(f"{_short(event.subject)} waits for {event.holder}", style="dim"))
+            return
         done = event.total_bytes is not None and event.done_bytes == event.total_bytes
         described = f"{_short(event.subject)} {_SETTLED[event.phase] if done else event.phase:<10}"
         with self._lock:

@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO, Final, NoReturn
 
-from pytest_containers._files import locked, try_lock
+from pytest_containers._files import Waiting, locked, try_lock
 from pytest_containers.errors import DigestMismatch, ImageError, ReferenceInvalid, StoreFull
 from pytest_containers.images.digest import Digest, Hasher
 
@@ -145,19 +145,21 @@ class Blobs:
         self.path(digest).unlink(missing_ok=True)
 
     @contextlib.contextmanager
-    def receive(self, digest: Digest, size: int | None = None) -> Iterator[BlobWriter]:
+    def receive(
+        self, digest: Digest, size: int | None = None, *, waiting: Waiting | None = None
+    ) -> Iterator[BlobWriter]:
         """Hold the blob's lock and yield a writer for content that must have *digest* and *size*.
 
-        Waits for another process that receives the same blob; then `BlobWriter.done` is true and
-        there is nothing left to write. What an earlier, broken transfer left is kept and
-        counted in `BlobWriter.offset`. Leaving the block without `BlobWriter.commit` keeps what
-        came so far for the next one. A full disk raises StoreFull and keeps nothing.
+        Waits, as *waiting* says, for another process that receives the same blob; then
+        `BlobWriter.done` is true and there is nothing left to write. What an earlier, broken transfer
+        left is kept and counted in `BlobWriter.offset`. Leaving the block without `BlobWriter.commit`
+        keeps what came so far for the next one. A full disk raises StoreFull and keeps nothing.
         """
         name = f"{digest.algorithm}-{digest.hex}"
         self.cover(digest)
         with room(self.root):
             locks, partial = self._folder("locks"), self._folder("ingest") / name
-        with locked(locks / f"{name}.lock"):
+        with locked(locks / f"{name}.lock", waiting=waiting):
             if self.has(digest):
                 yield BlobWriter(self, digest, size, partial, None)
                 return

@@ -28,13 +28,14 @@ import hashlib
 import os
 import stat
 import struct
+import threading
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from pytest_containers._files import locked, remove_tree, try_lock, write_atomic
+from pytest_containers._files import Waiting, locked, remove_tree, try_lock, write_atomic
 from pytest_containers.errors import DigestMismatch, ImageError, LayerCorrupt, ReferenceInvalid
 from pytest_containers.images.blobs import Blobs, room
 from pytest_containers.images.decompress import ahead, pieces
@@ -174,19 +175,21 @@ class Chains:
         *,
         source: Callable[[], BinaryIO] | None = None,
         watch: Watch | None = None,
+        cancel: threading.Event | None = None,
     ) -> str:
         """Unpack one layer's blob on the chain *parent*, unless that is done; return the ChainID.
 
-        Many processes may ask at once: one works, the others wait. *source* opens the layer where it
-        is read from elsewhere than its blob. Raises DigestMismatch where the plain bytes are not
-        *diff_id*, and what `layer.unpack` raises; nothing is left then.
+        Many processes may ask at once: one works, the others wait, which *cancel* ends. *source* opens
+        the layer where it is read from elsewhere than its blob. Raises DigestMismatch where the plain
+        bytes are not *diff_id*, and what `layer.unpack` raises; nothing is left then.
         """
         chain = chain_id(parent, diff_id)
         self._blobs.cover(chain)
         if self.has(chain):
             return chain
         layer = _Layer(descriptor=descriptor, diff_id=diff_id, source=source, watch=watch)
-        with room(self._root), self._held(chain) as place:
+        tell = Meter(watch, descriptor.digest, "wait").waits if watch is not None else None
+        with room(self._root), self._held(chain, Waiting(cancel=cancel, tell=tell)) as place:
             if not self.has(chain):
                 self._make(place, parent, layer)
         return chain
@@ -232,14 +235,14 @@ class Chains:
         return chain
 
     @contextlib.contextmanager
-    def _held(self, chain: str) -> Iterator[Path]:
+    def _held(self, chain: str, waiting: Waiting | None = None) -> Iterator[Path]:
         """Hold the lock of *chain*; yield its folder, whose parent is there."""
         place, locks = self._place(chain), self._root / "locks"
         if not place.parent.is_dir():
             place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             _spread(place.parent)
         locks.mkdir(exist_ok=True)
-        with locked(locks / f"chain-{place.name}.lock"):
+        with locked(locks / f"chain-{place.name}.lock", waiting=waiting):
             yield place
 
     def _make(self, place: Path, parent: str | None, layer: _Layer) -> None:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from pytest_containers._files import locked, remove_tree, try_lock
+from pytest_containers._files import locked, remove_free_locks, remove_tree, try_lock
 from pytest_containers.images.build.volumes import Volume, Volumes
 from pytest_containers.images.digest import Digest
 from pytest_containers.images.manifest import Descriptor
@@ -27,6 +27,8 @@ __all__ = ["Holder", "Pruned", "clear_trash", "collect", "holders", "leftovers",
 
 _CACHE: Final = "build"
 _TRASH: Final = "trash"
+# Taken by flock(2) directly, so its name must stay.
+_KEPT_LOCKS: Final = frozenset({"gate.lock"})
 # An entry of a cache says what a build step made: digests, and some text around them.
 _ENTRY_LIMIT_BYTES: Final = 1 << 20
 _DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128}")
@@ -177,6 +179,8 @@ def leftovers(store: Store) -> None:
     for path in (store.root / "chains").glob("*/.*.unpacking"):
         name = path.name.removeprefix(".").removesuffix(".unpacking")
         _delete_free(path, _locks(store) / f"chain-{name}.lock")
+    remove_free_locks(store.root / "locks", keep=_KEPT_LOCKS)
+    remove_free_locks(store.root / _CACHE)
     # Whoever writes the index holds this lock, so what lies there is of no living process.
     with locked(_locks(store) / "index.lock"):
         for path in store.root.glob(".index.json.*"):

@@ -61,6 +61,11 @@ class Meter:
         total = self._done if self._total is None else self._total
         self._tell(total, total)
 
+    def waits(self, holder: str) -> None:
+        """Say that the subject is another process's at the moment, *holder*."""
+        if self._watch is not None:
+            self._watch(Progress(subject=self._subject, phase="wait", done_bytes=0, holder=holder))
+
     def counted(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
         """Yield *chunks*, each counted when the next one is asked for."""
         for chunk in chunks:

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Self
 
+from pytest_containers._files import Waiting
 from pytest_containers.errors import (
     DigestMismatch,
     ImageError,
@@ -159,8 +160,9 @@ class _Downloads:
     def _fetch(self, place: Registry, descriptor: Descriptor) -> None:
         """Fetch one blob; a mismatch on top of what an earlier pull left gets a second, clean try."""
         with Meter(self._watch, descriptor.digest, "download", descriptor.size) as meter:
+            waiting = Waiting(cancel=self._transport.cancelled, tell=meter.waits)
             for last in (False, True):
-                with self._store.blobs.receive(descriptor.digest, descriptor.size) as writer:
+                with self._store.blobs.receive(descriptor.digest, descriptor.size, waiting=waiting) as writer:
                     if writer.done:
                         return
                     resumed = writer.offset > 0

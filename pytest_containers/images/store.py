@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import threading
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -290,13 +291,17 @@ class Store:
         *,
         source: Callable[[], BinaryIO] | None = None,
         watch: Watch | None = None,
+        cancel: threading.Event | None = None,
     ) -> str:
         """Unpack one layer whose blob is here, on a chain that is unpacked; return its ChainID.
 
-        *source* opens the layer instead where its blob is not here yet.
+        *source* opens the layer instead where its blob is not here yet, *cancel* ends a wait for another
+        process.
         Raises LayerCorrupt, LayerEscape, LayerTooLarge, DigestMismatch, StoreFull.
         """
-        return self.chains.unpack(parent_chain, descriptor, diff_id, source=source, watch=watch)
+        return self.chains.unpack(
+            parent_chain, descriptor, diff_id, source=source, watch=watch, cancel=cancel
+        )
 
     def layers(self, image: ImageRecord) -> tuple[Path, ...]:
         """Return the folders of an image's layers, oldest first, unpacked where they were not.

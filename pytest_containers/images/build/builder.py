@@ -63,9 +63,11 @@ class Builder:
         self._hashes = Hashes(store.root / "build" / "hashes")
         contexts = Contexts(settings.context, settings.dockerfile, settings.contexts, self._hashes)
         grants = Grants(secrets=settings.secrets, ssh=settings.ssh)
-        mounts = Mounts(Volumes(store.root / "build" / "mounts"), grants, layers.open, runner.sockets)
+        mounts = Mounts(
+            Volumes(store.root / "build" / "mounts", self._halt.event), grants, layers.open, runner.sockets
+        )
         agent = settings.ssh.get("default", "")
-        self._remotes = Remotes(store, settings.transport, agent, self._halt.check)
+        self._remotes = Remotes(store, settings.transport, agent, self._halt)
         self._walk = StageWalk(
             layers, bases, contexts, mounts, self._halt, self._built, watch, cache, self._remotes
         )

@@ -11,11 +11,12 @@ import contextlib
 import hashlib
 import json
 import os
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pytest_containers._files import locked, write_atomic
+from pytest_containers._files import Waiting, locked, write_atomic
 from pytest_containers.errors import ImageError
 from pytest_containers.images.digest import Digest
 from pytest_containers.images.manifest import OCI_LAYER_GZIP, Descriptor
@@ -50,10 +51,10 @@ class StepCache:
         self._folder = store.root / "build"
 
     @contextlib.contextmanager
-    def hold(self, key: str) -> Iterator[None]:
-        """Hold the lock of one step."""
+    def hold(self, key: str, cancel: threading.Event | None = None) -> Iterator[None]:
+        """Hold the lock of one step; *cancel* ends the wait for another process that makes it."""
         self._folder.mkdir(mode=0o700, exist_ok=True)
-        with locked(self._folder / f"{key}.lock", timeout_s=3600.0):
+        with locked(self._folder / f"{key}.lock", waiting=Waiting(cancel=cancel)):
             yield
 
     def find(self, key: str) -> Cached | None:

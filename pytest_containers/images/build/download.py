@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from pytest_containers._files import locked, write_atomic
+from pytest_containers._files import Waiting, locked, write_atomic
 from pytest_containers.errors import DigestMismatch, ImageError, RegistryError
 from pytest_containers.images.blobs import NewBlob, room
 from pytest_containers.images.build.cache import step_key
@@ -97,7 +97,7 @@ class Downloads:
         with room(self._store.root):
             self._folder.mkdir(mode=0o700, exist_ok=True)
         place = self._folder / step_key("", "GET", source.url)
-        with locked(place.with_suffix(".lock"), timeout_s=3600.0):
+        with locked(place.with_suffix(".lock"), waiting=Waiting(cancel=self._transport.cancelled)):
             known = self._known(place)
             found = self._by_checksum(known, checksum)
             if found is None and self._settings.offline:

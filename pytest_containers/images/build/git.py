@@ -16,13 +16,14 @@ import shlex
 import shutil
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
-from pytest_containers._files import locked, remove_tree, try_lock
+from pytest_containers._files import Waiting, locked, remove_tree, try_lock
 from pytest_containers.errors import RegistryError
 from pytest_containers.images.build.disk import DiskTree
 from pytest_containers.images.build.nodes import Item
@@ -65,7 +66,8 @@ _KEPT_S: Final = 30 * 24 * 3600.0
 class Repositories:
     """Repositories kept in *folder*, one for each remote.
 
-    *agent* is the socket of an SSH agent, empty for none; *check* raises where the build has ended.
+    *agent* is the socket of an SSH agent, empty for none; *check* raises where the build has ended,
+    which *cancel* tells as well.
     """
 
     def __init__(
@@ -76,10 +78,12 @@ class Repositories:
         offline: bool,
         environ: Mapping[str, str],
         check: Callable[[], None],
+        cancel: threading.Event | None = None,
     ) -> None:
         self._folder = folder
         self._offline = offline
         self._check = check
+        self._cancel = cancel
         self._env = {name: environ[name] for name in (*_PASSED, *_PROXIES) if name in environ}
         self._env |= {
             "GIT_CONFIG_NOSYSTEM": "1",
@@ -124,7 +128,7 @@ class Repositories:
         name = hashlib.sha256(source.remote.encode("utf-8", "surrogateescape")).hexdigest()[:32]
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         bare = self._folder / name
-        with locked(bare.with_suffix(".lock"), timeout_s=3600.0):
+        with locked(bare.with_suffix(".lock"), waiting=Waiting(cancel=self._cancel)):
             os.utime(bare.with_suffix(".lock"))
             self._sweep()
             if not (bare / "HEAD").exists():

@@ -96,7 +96,7 @@ class Layers:
         """
         if self._epoch_s is not None:
             key = step_key(key, "epoch", self._epoch_s)
-        with self._cache.hold(key):
+        with self._halt.waiting(), self._cache.hold(key, self._halt.event):
             self._halt.check()
             found = self._cache.find(key) if self._use_cache else None
             if found is None:
@@ -105,7 +105,8 @@ class Layers:
             else:
                 report.cached()
         if found.layer is not None:
-            self._store.unpack_layer(state.chain, found.layer, found.diff_id)
+            with self._halt.waiting():
+                self._store.unpack_layer(state.chain, found.layer, found.diff_id, cancel=self._halt.event)
         after = step_key(state.key, "alone", key) if alone else key
         return state.with_layer(after, found.layer, found.diff_id), self._created or found.created
 

@@ -14,6 +14,7 @@ from functools import partial
 from pytest_containers.errors import BuildFailed, DigestMismatch, RegistryError
 from pytest_containers.images.build.download import Downloads
 from pytest_containers.images.build.git import Repositories
+from pytest_containers.images.build.halt import Halt
 from pytest_containers.images.build.instruction import Add
 from pytest_containers.images.build.nodes import Item
 from pytest_containers.images.build.remote import GitSource, HttpSource, read_remote
@@ -38,14 +39,15 @@ class Remotes:
     *agent* is the socket of the SSH agent that git may ask, empty for none.
     """
 
-    def __init__(self, store: Store, settings: Settings, agent: str, check: Callable[[], None]) -> None:
+    def __init__(self, store: Store, settings: Settings, agent: str, halt: Halt) -> None:
         self._downloads = Downloads(store, settings)
         self._repositories = Repositories(
             store.root / "build" / "git",
             agent=agent,
             offline=settings.offline,
             environ=settings.environ,
-            check=check,
+            check=halt.check,
+            cancel=halt.event,
         )
 
     def close(self) -> None:

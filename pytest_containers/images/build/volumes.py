@@ -15,19 +15,18 @@ import contextlib
 import fcntl
 import itertools
 import os
-import time
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from pytest_containers._files import locked, remove_tree, try_lock
-from pytest_containers.errors import EngineError
+from pytest_containers._files import Waiting, locked, remove_tree, try_lock
 from pytest_containers.images.build.mount import Sharing
 
 __all__ = ["Volume", "Volumes"]
 
-_PATIENCE_S: Final = 3600.0
 _POLL_S: Final = 0.05
 
 
@@ -42,23 +41,27 @@ class Volume:
 
 
 class Volumes:
-    """The cache mounts of one store, in *folder*. Safe between threads and processes."""
+    """The cache mounts of one store, in *folder*. Safe between threads and processes.
 
-    def __init__(self, folder: Path) -> None:
+    *cancel* ends waits for others.
+    """
+
+    def __init__(self, folder: Path, cancel: threading.Event | None = None) -> None:
         self._folder = folder
+        self._cancel = cancel or threading.Event()
 
     @contextlib.contextmanager
     def hold(self, name: str, sharing: Sharing, fill: Callable[[Path], None]) -> Iterator[Path]:
         """Yield the folder of the mount *name*, which nobody prunes meanwhile.
 
-        Where it is new, *fill* makes it at the path that it is given. Raises EngineError where
-        another process uses a locked one for an hour.
+        Where it is new, *fill* makes it at the path that it is given. A locked one is waited for as
+        long as another command uses it. Raises CancelledError where the wait was ended.
         """
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with contextlib.ExitStack() as scope:
             path = self._claim(name, sharing, scope)
             # Each has a lock of its own: one that is filled from a large image holds nobody else up.
-            with locked(_lock(self._making(path))):
+            with locked(_lock(self._making(path)), waiting=Waiting(cancel=self._cancel)):
                 if not path.exists():
                     self._make(path, fill)
             yield path
@@ -100,11 +103,10 @@ class Volumes:
         if sharing != "private":
             path = self._folder / name
             how = fcntl.LOCK_EX if sharing == "locked" else fcntl.LOCK_SH
-            deadline = time.monotonic() + _PATIENCE_S
+            # A lock ends with its holder (flock(2)), so this ends as well.
             while not _claimed(path, how, scope):
-                if time.monotonic() > deadline:
-                    raise _busy(path)
-                time.sleep(_POLL_S)
+                if self._cancel.wait(_POLL_S):
+                    raise CancelledError
             return path
         for number in itertools.count():
             path = self._folder / (f"{name}-{number}" if number else name)
@@ -140,14 +142,6 @@ def _claimed(path: Path, how: int, scope: contextlib.ExitStack) -> bool:
         os.utime(descriptor)
         scope.push(undo.pop_all())
     return True
-
-
-def _busy(path: Path) -> EngineError:
-    return EngineError(
-        f"the cache mount {path} stayed in use for {_PATIENCE_S:g} s",
-        seen="another process holds its lock",
-        mend="end that build, or leave sharing=locked out",
-    )
 
 
 def _sizes(folder: Path) -> Iterator[int]:

@@ -62,6 +62,11 @@ class Transport:
         for reply in replies:
             reply.abort()
 
+    @property
+    def cancelled(self) -> threading.Event:
+        """Set by `cancel`: what waits elsewhere on behalf of a transfer ends with it."""
+        return self._cancelled
+
     def pause(self, attempt: int) -> None:
         """Wait before try number *attempt*, counted from 0: twice as long each, not at all before 0."""
         if attempt:
