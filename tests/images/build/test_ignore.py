@@ -2,124 +2,40 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_containers.errors import SpecInvalid
 from pytest_containers.images.build.ignore import Ignore, ignore_names
+from tests.images.build.patterns import IGNORED, IGNORED_BY_LISTS, WILDCARDS
+
+BUILDING = Path(__file__).parents[3] / "docs" / "build.md"
 
 
-@pytest.mark.parametrize(
-    ("pattern", "path", "ignored"),
-    [
-        ("**", "file", True),
-        ("**", "file/", True),
-        ("**/", "file", True),
-        ("**", "dir/file", True),
-        ("**/", "dir/file", True),
-        ("**/**", "dir/file", True),
-        ("dir/**", "dir/file", True),
-        ("dir/**", "dir/dir2/file", True),
-        ("dir/**", "dir", False),
-        ("**/dir", "dir", True),
-        ("**/dir", "dir/file", True),
-        ("**/dir2/*", "dir/dir2/file", True),
-        ("**/dir2/*", "dir/dir2/dir2/file", True),
-        ("**file", "file", True),
-        ("**file", "dir/file", True),
-        ("**/file", "dir/file", True),
-        ("**file", "dir/dir/file", True),
-        ("**/file", "dir/dir/file", True),
-        ("**/file*", "dir/dir/file.txt", True),
-        ("**/file*txt", "dir/dir/file.txt", True),
-        ("**/file*.txt", "dir/dir/file.txt", True),
-        ("**/file*.txt*", "dir/dir/file.txt", True),
-        ("**/**/*.txt", "dir/dir/file.txt", True),
-        ("**/**/*.txt2", "dir/dir/file.txt", False),
-        ("**/*.txt", "file.txt", True),
-        ("**/**/*.txt", "file.txt", True),
-        ("a**/*.txt", "a/file.txt", True),
-        ("a**/*.txt", "a/dir/file.txt", True),
-        ("a/*.txt", "a/dir/file.txt", False),
-        ("a/*.txt", "a/file.txt", True),
-        ("a/*.txt**", "a/file.txt", True),
-        ("a[b-d]e", "ae", False),
-        ("a[b-d]e", "ace", True),
-        ("a[^b-d]e", "aze", True),
-        (".*", ".foo", True),
-        (".*", "foo", False),
-        ("abc.def", "abcdef", False),
-        ("abc.def", "abc.def", True),
-        ("abc?def", "abcZdef", True),
-        ("abc?def", "abcdef", False),
-        ("a\\\\", "a\\", True),
-        ("**/foo/bar", "foo/bar", True),
-        ("**/foo/bar", "dir/foo/bar", True),
-        ("abc/**", "abc", False),
-        ("abc/**", "abc/def/ghi", True),
-        ("**/.foo", ".foo", True),
-        ("**/.foo", "bar.foo", False),
-        ("a(b)c/def", "a(b)c/def", True),
-        ("a.|)$(}+{bc", "a.|)$(}+{bc", True),
-        (
-            "dist/proxy.py-2.4.0rc3.dev36+g08acad9-py3-none-any.whl",
-            "dist/proxy.py-2.4.0rc3.dev36+g08acad9-py3-none-any.whl",
-            True,
-        ),
-        ("dist/*.whl", "dist/proxy.py-2.4.0-py3-none-any.whl", True),
-        ("docs", "docs/a/b", True),
-        ("docs", "docs2", False),
-        ("docs", "a/docs", False),
-        ("/docs", "docs", True),
-        ("docs/", "docs", True),
-        ("./docs", "docs", True),
-        ("a/../docs", "docs", True),
-        ("*/docs", "a/docs/b", True),
-        ("*", "a", True),
-        ("*", "a/b/c", True),
-        ("fileutils.go", "fileutils.go", True),
-        ("*.GO", "a.go", False),
-        ("#x", "#x", False),
-        (" #x", "#x", True),
-        ("  a  ", "a", True),
-        ("\u00e9*", "été", True),
-        (".", "a", False),
-        ("..", "a", False),
-        ("/", "a", False),
-    ],
-)
+@pytest.mark.parametrize(("pattern", "path", "ignored"), IGNORED)
 def test_ignore_matches_one_pattern(pattern: str, path: str, ignored: bool) -> None:
     """A pattern matches a path, or a folder it is in; two stars are any number of folders."""
-    assert Ignore.parse(pattern.encode()).ignores(path.rstrip("/")) is ignored
+    assert Ignore.parse(pattern.encode()).ignores(path) is ignored
 
 
-@pytest.mark.parametrize(
-    ("patterns", "path", "ignored"),
-    [
-        (["*", "!a"], "a", False),
-        (["*", "!a"], "b", True),
-        (["!a", "*"], "a", True),
-        (["*.md", "!README.md"], "README.md", False),
-        (["*.md", "!README*.md", "README-secret.md"], "README-secret.md", True),
-        (["*.md", "README-secret.md", "!README*.md"], "README-secret.md", False),
-        (["docs", "!docs/README.md"], "docs/README.md", False),
-        (["docs", "!docs/README.md"], "docs/other", True),
-        (["docs/**", "!docs/README.md"], "docs/README.md", False),
-        (["**", "!util/docker/web"], "util/docker/web/foo", False),
-        (["**", "!util/docker/web", "util/docker/web/foo"], "util/docker/web/foo", True),
-        (["**", "!dist/proxy.py", "!x"], "dist/proxy.py", False),
-        (["*", "!*.go"], "a/b.go", True),
-        (["*", "!**/*.go"], "a/b.go", False),
-        (["a", "! a"], "a", False),
-        (["", "  ", "# c", "a"], "a", True),
-        (["a", "", "!b"], "b", False),
-    ],
-)
-def test_ignore_obeys_the_last_match(patterns: list[str], path: str, ignored: bool) -> None:
+@pytest.mark.parametrize(("patterns", "path", "ignored"), IGNORED_BY_LISTS)
+def test_ignore_obeys_the_last_match(patterns: tuple[str, ...], path: str, ignored: bool) -> None:
     """Of the patterns that match, the last one says whether the file stays."""
     found = Ignore.parse("\n".join(patterns).encode())
     assert found.ignores(path) is ignored
+
+
+def test_tables_of_patterns_have_the_rows_that_the_documentation_names() -> None:
+    """The tables repeat no row, and their sizes are those in docs/build.md."""
+    for table in (WILDCARDS, IGNORED, IGNORED_BY_LISTS):
+        assert len({row[:2] for row in table}) == len(table)
+    documentation = BUILDING.read_text()
+    assert f"{len(WILDCARDS)} of paths" in documentation
+    assert f"{len(IGNORED)} patterns of ignore files" in documentation
+    assert f"{len(IGNORED_BY_LISTS)} lists of them" in documentation
 
 
 def test_ignore_reads_any_line_end() -> None:

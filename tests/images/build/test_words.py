@@ -2,219 +2,93 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_containers.errors import SpecInvalid
 from pytest_containers.images.build.words import Rules, expand
+from tests.images.build.expansions import BACKTICK, EXPANSIONS, REFUSED, SPLITS, VARIABLES
 
-SET = {"PWD": "/home", "SHELL": "bash", "KOREAN": "한국어", "NULL": ""}
+BUILDING = Path(__file__).parents[3] / "docs" / "build.md"
+
+
+def rows(*groups: str) -> list[tuple[str, str]]:
+    """Return the rows of some groups of the table."""
+    return [row for group in groups for row in EXPANSIONS[group]]
 
 
 @pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("", ""),
-        ("hello", "hello"),
-        ("he'll'o", "hello"),
-        ("he'llo w'o", "hello wo"),
-        ("he\\'llo", "he'llo"),
-        ("he\\\\'llo w'o", "he\\llo wo"),
-        ("abc\\tdef", "abctdef"),
-        ("'abc\\tdef'", "abc\\tdef"),
-        ('"abc\\tdef"', "abc\\tdef"),
-        ("'hello\\there'", "hello\\there"),
-        ('"hello\\\\there"', "hello\\there"),
-        ("'\"", "error"),
-        ('"\'"', "'"),
-        ("'\"'", '"'),
-        ('"hello\\"there"', 'hello"there'),
-        ('"a\\$PWD"', "a$PWD"),
-        ('"a$PWD b"', "a/home b"),
-        ("'a$PWD'", "a$PWD"),
-        ("a\\$PWD", "a$PWD"),
-        ("a\\", "a"),
-        ('"a\\', "error"),
-        ("he$PWD", "he/home"),
-        ("he$PWD.txt", "he/home.txt"),
-        ("he$PWD$SHELL", "he/homebash"),
-        ("$UNSETa b", " b"),
-        ("he${hi}xx", "hexx"),
-        ("he$PWD_x", "he"),
-        ("$", "$"),
-        ("a$", "a$"),
-        ("$.x", "$.x"),
-        ("$/x", "$/x"),
-        ("$1a", "a"),
-        ("$12a", "a"),
-        ("$0", ""),
-        ("$@x", "x"),
-        ("$*$#$?$-$$$!", ""),
-        ("${PWD}", "/home"),
-        ("${PWD}${SHELL}", "/homebash"),
-        ("${@}${1}${10}", ""),
-        ("안녕하세요 $KOREAN", "안녕하세요 한국어"),
-        ("$한국", ""),
-        ("A <<B C", "A <<B C"),
-    ],
+    ("text", "expected"), rows("names", "dollars", "single quotes", "double quotes", "escapes")
 )
 def test_word_expands_as_a_shell_word(text: str, expected: str) -> None:
     """Quotes and escapes go, variables become their values, unset ones nothing."""
-    if expected == "error":
-        with pytest.raises(SpecInvalid):
-            expand(text, SET)
-    else:
-        assert expand(text, SET).text == expected
+    assert expand(text, VARIABLES).text == expected
 
 
 @pytest.mark.parametrize(
     ("text", "expected"),
-    [
-        ("${PWD:-x}", "/home"),
-        ("${NULL:-x}", "x"),
-        ("${NO:-x}", "x"),
-        ("${PWD-x}", "/home"),
-        ("${NULL-x}", ""),
-        ("${NO-x}", "x"),
-        ("${PWD:+x}", "x"),
-        ("${NULL:+x}", ""),
-        ("${NO:+x}", ""),
-        ("${PWD+x}", "x"),
-        ("${NULL+x}", "x"),
-        ("${NO+x}", ""),
-        ("${PWD:?x}", "/home"),
-        ("${PWD?x}", "/home"),
-        ("${NULL?x}", ""),
-        ("${NO:-}", ""),
-        ("${NO:-a b}", "a b"),
-        ("${NO:-'a}b'}", "a}b"),
-        ('${NO:-"a}b"}', "a}b"),
-        ("${NO:-a\\}b}", "a}b"),
-        ("${NO:-$PWD}", "/home"),
-        ("${NO:-${NULL:-${SHELL}}}", "bash"),
-        ("${NO:-${NO:-${NO:-deep}}}", "deep"),
-        ("${PWD:+${SHELL}/x}", "bash/x"),
-        ('"${NO:-"}"}"', "}"),
-        ("${NO:--x}", "-x"),
-        ("${NO:-:x}", ":x"),
-        ("x-${A:-v${B:-.}w}-y", "x-v.w-y"),
-    ],
+    rows(
+        "default where unset or empty",
+        "default where unset",
+        "alternative where not empty",
+        "alternative where set",
+        "demand",
+        "nested",
+    ),
 )
 def test_word_substitutes_defaults_and_alternatives(text: str, expected: str) -> None:
     """The operators - + ? look at unset, with a colon at empty too; their word expands in turn."""
-    assert expand(text, SET).text == expected
+    assert expand(text, VARIABLES).text == expected
 
 
 @pytest.mark.parametrize(
-    ("text", "value", "expected"),
-    [
-        ("${F#x}", "xxyy", "xyy"),
-        ("${F##x}", "xxyy", "xyy"),
-        ("${F#*x}", "xxyy", "xyy"),
-        ("${F##*x}", "xxyy", "yy"),
-        ("${F#*x*y}", "xxyy", "y"),
-        ("${F##*x*y}", "xxyy", ""),
-        ("${F#*}", "xxyy", "xxyy"),
-        ("${F##*}", "xxyy", ""),
-        ("${F#}", "xxyy", "xxyy"),
-        ("${F##}", "xxyy", "xxyy"),
-        ("${F#y}", "xxyy", "xxyy"),
-        ("${F#?\\?}", "???y", "?y"),
-        ("${F#()[]{\\}^$.\\*\\?|\\\\}", "()[]{}^$.*?|\\x", "x"),
-        ("${F#$V}", "vx", "x"),
-        ("${F:#x}", "xy", "y"),
-        ("${F%y}", "xxyy", "xxy"),
-        ("${F%%y}", "xxyy", "xxy"),
-        ("${F%y*}", "xxyy", "xxy"),
-        ("${F%%y*}", "xxyy", "xx"),
-        ("${F%%*}", "xxyy", ""),
-        ("${F%}", "xxyy", "xxyy"),
-        ("${F%x}", "xxyy", "xxyy"),
-        ("${F%%\\**}", "xx**", "xx"),
-        ("${F%%\\**\\*}", "a***yy*", "a"),
-        ("${F%.*}", "a.tar.gz", "a.tar"),
-        ("${F%%.*}", "a.tar.gz", "a"),
-        ("${F#*/}", "docker.io/x/y", "x/y"),
-        ("${F##*/}", "docker.io/x/y", "y"),
-        ("${F%/*}", "a/b/c", "a/b"),
-        ("${F%?}", "한국어", "한국"),
-        ("${NO#x}", "x", ""),
-        ("${NO%%x*}", "x", ""),
-    ],
+    ("text", "expected"), rows("shortest prefix", "longest prefix", "shortest suffix", "longest suffix")
 )
-def test_word_trims_what_a_pattern_matches(text: str, value: str, expected: str) -> None:
+def test_word_trims_what_a_pattern_matches(text: str, expected: str) -> None:
     """# trims the start and % the end, once the shortest match and twice the longest."""
-    assert expand(text, {"F": value, "V": "v"}).text == expected
+    assert expand(text, VARIABLES).text == expected
 
 
-@pytest.mark.parametrize(
-    ("text", "variables", "expected"),
-    [
-        ("${F/x/o}", {"F": "xaxa"}, "oaxa"),
-        ("${F//x/o}", {"F": "xaxa"}, "oaoa"),
-        ("${F/x/}", {"F": "xaxa"}, "axa"),
-        ("${F//x/}", {"F": "xaxa"}, "aa"),
-        ("${F/n/o}", {"F": "xaxa"}, "xaxa"),
-        ("${F/$N/.} - ${F//$N/.}", {"F": "/foo*/*/*.txt", "N": "\\*/"}, "/foo.*/*.txt - /foo..*.txt"),
-        ("${F/$N/} - ${F//$N/}", {"F": "/tmp/tmp/bar.txt", "N": "/tmp"}, "/tmp/bar.txt - /bar.txt"),
-        ("${F/$N/$R}", {"F": "http://google.de", "N": "http://", "R": "https://"}, "https://google.de"),
-        ("${F//\\//\\/}", {"F": "/tmp/foo.txt"}, "\\/tmp\\/foo.txt"),
-        ("${F/a*/x}", {"F": "bacada"}, "bx"),
-        ("${F//a?/x}", {"F": "abacad"}, "xxx"),
-        ("${F//*/r}", {"F": "abc"}, "r"),
-        ("${F///-}", {"F": "ab"}, "-a-b-"),
-        ("${F/$N/ww}", {"F": "xxyy", "N": ""}, "wwxxyy"),
-        ("${F///}", {"F": "xxyy"}, "xxyy"),
-        ("${F/./x}", {"F": "a.b"}, "axb"),
-        ("${F//x/\\1}", {"F": "x"}, "\\1"),
-        ("${NO/x/y}", {}, ""),
-        ("v${V//./_}", {"V": "1.2.3"}, "v1_2_3"),
-    ],
-)
-def test_word_replaces_what_a_pattern_matches(text: str, variables: dict[str, str], expected: str) -> None:
+@pytest.mark.parametrize(("text", "expected"), rows("first replaced", "all replaced"))
+def test_word_replaces_what_a_pattern_matches(text: str, expected: str) -> None:
     """One slash replaces the first and longest match, two replace every one, with a literal text."""
-    assert expand(text, variables).text == expected
+    assert expand(text, VARIABLES).text == expected
 
 
-@pytest.mark.parametrize(
-    ("text", "word"),
-    [
-        ("${", "} is missing"),
-        ("${A", "} is missing"),
-        ("${}", "bad substitution"),
-        ("${:}", "bad substitution"),
-        ("${{A}}", "bad substitution"),
-        ("${:-x}", "bad substitution"),
-        ("${ A}", "bad substitution"),
-        ("${A=x}", "unsupported operator '='"),
-        ("${A:x}", "unsupported operator ':x'"),
-        ("${A:}", "unsupported operator"),
-        ("${A^}", "unsupported operator"),
-        ("${A:-x", "} is missing"),
-        ("${A#x", "} is missing"),
-        ("${A/x}", "/ is missing"),
-        ("${A//x}", "/ is missing"),
-        ("${A//}", "/ is missing"),
-        ("${A/x/y", "} is missing"),
-        ("${A#\\x}", "escapes 'x'"),
-        ("'a", "single quote"),
-        ('"a', "double quote"),
-        ('"${A', "} is missing"),
-        ("${A:-'}", "single quote"),
-        ("${A?}", "A: is not allowed to be unset"),
-        ("${A:?}", "A: is not allowed to be unset"),
-        ("${NULL:?}", "NULL: is not allowed to be empty"),
-        ("${A?say $PWD}", "A: say /home"),
-        ("${NULL:?say it}", "NULL: say it"),
-    ],
-)
+@pytest.mark.parametrize(("text", "expected"), BACKTICK)
+def test_word_is_escaped_by_a_backtick_where_the_file_says_so(text: str, expected: str) -> None:
+    """With the backtick as escape character a backslash is a character like any other."""
+    assert expand(text, VARIABLES, Rules(escape="`")).text == expected
+
+
+@pytest.mark.parametrize(("text", "word"), REFUSED)
 def test_word_refuses_what_it_cannot_expand(text: str, word: str) -> None:
     """Open quotes and braces, unknown operators and a demanded variable are refused with the text."""
     with pytest.raises(SpecInvalid) as caught:
-        expand(text, SET)
+        expand(text, VARIABLES)
     assert word in caught.value.what
     assert caught.value.what.startswith(f"cannot expand {text!r}")
+
+
+@pytest.mark.parametrize(("text", "words"), SPLITS)
+def test_words_are_cut_behind_expansion(text: str, words: tuple[str, ...]) -> None:
+    """Blanks separate words, those of a value too, but not quoted, escaped or behind a heredoc mark."""
+    assert expand(text, VARIABLES).words == words
+
+
+def test_tables_of_words_have_the_rows_that_the_documentation_names() -> None:
+    """The tables repeat no row, no group is empty, and their sizes are those in docs/build.md."""
+    texts = [text for group in EXPANSIONS.values() for text, _ in group]
+    assert all(EXPANSIONS.values())
+    for table in (texts, [text for text, _ in BACKTICK], [row[0] for row in REFUSED], [r[0] for r in SPLITS]):
+        assert len(set(table)) == len(table)
+    documentation = BUILDING.read_text()
+    assert f"{len(texts) + len(BACKTICK)} expansions" in documentation
+    assert f"{len(REFUSED)} refusals" in documentation
+    assert f"{len(SPLITS)} word splits" in documentation
 
 
 def test_word_refuses_bottomless_nesting() -> None:
@@ -222,33 +96,6 @@ def test_word_refuses_bottomless_nesting() -> None:
     assert expand("${A:-" * 50 + "x" + "}" * 50, {}).text == "x"
     with pytest.raises(SpecInvalid, match="inside each other"):
         expand("${A:-" * 5000 + "x" + "}" * 5000, {})
-
-
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("", []),
-        ("   ", []),
-        ("a b", ["a", "b"]),
-        ("  a\t b \n", ["a", "b"]),
-        ("a\\ b c", ["a b", "c"]),
-        ("'a b' c", ["a b", "c"]),
-        ('"a b"c d', ["a bc", "d"]),
-        ("'' a", ["a"]),
-        ("$W", ["x", "y"]),
-        ("'$W' \"$W\"", ["$W", "x y"]),
-        ("a$W", ["ax", "y"]),
-        ("$W$W", ["x", "yx", "y"]),
-        ("$NO a", ["a"]),
-        ("${NO:-a b}", ["a", "b"]),
-        ("<< a b", ["<< a", "b"]),
-        ("a<b c", ["a<b", "c"]),
-        ("a\u00a0b", ["a", "b"]),
-    ],
-)
-def test_words_are_cut_behind_expansion(text: str, words: list[str]) -> None:
-    """Blanks separate words, those of a value too, but not quoted, escaped or behind a heredoc mark."""
-    assert list(expand(text, {"W": "x y"}).words) == words
 
 
 @pytest.mark.parametrize(

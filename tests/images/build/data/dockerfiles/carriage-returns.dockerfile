@@ -1,0 +1,6 @@
+# one
+FROM busybox
+RUN echo one \
+    two
+
+ENV A=b

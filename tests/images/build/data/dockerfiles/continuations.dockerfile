@@ -1,0 +1,7 @@
+FROM busybox
+RUN apk add \
+    curl \
+    jq\
+less \  
+ && true
+RUN echo a\b \c

@@ -1,0 +1,4 @@
+# built by hand
+# escape=`
+FROM busybox
+RUN echo a `

@@ -1,0 +1,8 @@
+FROM busybox
+RUN one \
+
+  && two \
+
+
+  && three
+RUN four

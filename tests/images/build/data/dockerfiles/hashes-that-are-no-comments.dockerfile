@@ -1,0 +1,4 @@
+FROM busybox
+RUN echo a#b # c
+ENV A=#x B="#"
+WORKDIR /a#b

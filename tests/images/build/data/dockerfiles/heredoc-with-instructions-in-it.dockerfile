@@ -1,0 +1,8 @@
+FROM busybox
+COPY <<Dockerfile /out/
+FROM scratch
+RUN <<EOF
+nested
+EOF
+Dockerfile
+CMD ["cat", "/out/Dockerfile"]

@@ -1,0 +1,6 @@
+FR\
+OM busybox
+RUN \
+  true
+WORK\
+DIR /srv

@@ -1,0 +1,4 @@
+FROM --platform=$BUILDPLATFORM golang AS build
+ARG TARGETOS TARGETARCH
+RUN GOOS=$TARGETOS GOARCH=$TARGETARCH go build
+FROM --platform=linux/arm64 debian@sha256:0123

@@ -1,0 +1,2 @@
+FROM busybox
+coPY --FROM=x a b

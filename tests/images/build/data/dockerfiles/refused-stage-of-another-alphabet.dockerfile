@@ -1,0 +1,1 @@
+FROM büro/größe AS naïve

@@ -1,0 +1,3 @@
+FROM busybox
+
+COPPY a b

@@ -1,0 +1,5 @@
+FROM python
+RUN <<'SCRIPT'
+#!/usr/bin/env python3
+print('$x')
+SCRIPT

@@ -1,0 +1,9 @@
+FROM busybox
+RUN <<EOF
+set -e
+# stays
+echo "$HOME" \
+  more
+
+EOF
+USER 1
