@@ -88,6 +88,7 @@ def test_source_notices_empty_continuation() -> None:
         ("#escape=`\nFROM a", "`"),
         ("#  EsCaPe \t=  `  \nFROM a", "`"),
         ("# escape=\\\nFROM a", "\\"),
+        ("# escape\f=\r`\nFROM a", "`"),
         ("# syntax=x\n# escape=`\nFROM a", "`"),
         ("# check=skip=all\n# escape=`\nFROM a", "`"),
         ("\ufeff# escape=`\nFROM a", "`"),
