@@ -146,7 +146,7 @@ for _ in range(int(sys.argv[1])):
 """
 
 
-@pytest.mark.parametrize(("depth", "length"), [(300, 1), (3000, 1), (100, 200)])
+@pytest.mark.parametrize(("depth", "length"), [(300, 1), (1100, 1), (100, 200)])
 def test_folders_that_are_too_deep_are_told(boxes: Boxes, tmp_path: Path, depth: int, length: int) -> None:
     """Three hundred folders are copied; what no path names, or no walk holds, is an error."""
     box = boxes.start(_SPEC)
@@ -156,8 +156,12 @@ def test_folders_that_are_too_deep_are_told(boxes: Boxes, tmp_path: Path, depth:
         copy_out(box.tree, "/srv/deep", tmp_path / "out")
         assert (tmp_path / "out" / "/".join("d" * depth)).is_dir()
         return
-    with pytest.raises(EngineError, match="/srv/deep in the container cannot be copied") as caught:
-        copy_out(box.tree, "/srv/deep", tmp_path / "out")
+    # What is read is thrown away: unpacking a thousand folders in each other takes half a minute.
+    with (
+        pytest.raises(EngineError, match="/srv/deep in the container cannot be copied") as caught,
+        open(os.devnull, "wb") as nowhere,
+    ):
+        box.tree.read("/srv/deep", nowhere)
     assert "too deep" in caught.value.seen
 
 
