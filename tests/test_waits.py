@@ -38,7 +38,9 @@ _WAITS: Final = {
     "run": "client.connect(path.parent / 'run')",
 }
 _WAIT: Final = """
-import sys, pathlib
+import signal, sys, pathlib
+# Whoever started us may have had it ignored, as a shell does with what it starts in the background.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from pytest_containers import _files
 from pytest_containers.runtime import client, folders
 path = pathlib.Path(sys.argv[1])

@@ -38,7 +38,9 @@ with _files.locked(pathlib.Path(sys.argv[1])):
     sys.stdin.read()
 """
 _WAIT: Final = """
-import sys, pathlib
+import signal, sys, pathlib
+# Whoever started us may have had it ignored, as a shell does with what it starts in the background.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from pytest_containers.images.digest import Digest
 from pytest_containers.images.store import Store
 store = Store.open(pathlib.Path(sys.argv[1]))
