@@ -80,10 +80,11 @@ def _clear(path: str) -> None:
         os.unlink(path)
 
 
-def _folder(path: str, own: set[str], *, make: bool) -> str:
+def _folder(path: str, own: set[str], *, make: bool, cover: bool = False) -> str | None:
     """Return the real folder that *path* means; links that are not the layer's *own* are not followed.
 
     What a lower layer has in the way of a folder goes. Raises OSError where *make* does not allow it.
+    With *cover* nothing is made where nothing is in the way: None is where it would be.
     """
     here = ""
     todo = [part for part in path.split("/") if part]
@@ -102,6 +103,8 @@ def _folder(path: str, own: set[str], *, make: bool) -> str:
             todo = [one for one in target.split("/") if one] + todo
             here = "" if target.startswith("/") else here
             continue
+        if cover and not os.path.lexists(step):
+            return None
         if os.path.islink(step) or not os.path.isdir(step):
             if not make or step in own:
                 raise NotADirectoryError(path)
@@ -127,9 +130,8 @@ def _do(kind: str, name: str, target: str, own: set[str]) -> None:
     """Apply one entry as its plain meaning is; what stands in the way goes."""
     parent, _, last = ("/" + name).rpartition("/")
     if last.startswith(".wh."):
-        # Where there is nothing at all, a whiteout makes nothing.
-        if os.path.lexists(parent or "/"):
-            _clear(f"{_folder(parent, own, make=True)}/{last[4:]}")
+        if (folder := _folder(parent, own, make=True, cover=True)) is not None:
+            _clear(f"{folder}/{last[4:]}")
         return
     path = f"{_folder(parent, own, make=True)}/{last}"
     if kind == "1":
