@@ -87,7 +87,6 @@ def _growth(stage: Stage, find: Anatomy, player: Player, before: Use) -> list[st
         ("cycle {}", "cycled", 50, 150),
         ("execs {} stays", "0", 10, 40),
         ("fail {}", "CommandNotFound", 10, 40),
-        ("connect {}", "connected", 10, 40),
     ],
 )
 def test_run_does_not_grow(stage: Stage, find: Anatomy, work: str, answer: str, few: int, more: int) -> None:
@@ -99,3 +98,29 @@ def test_run_does_not_grow(stage: Stage, find: Anatomy, work: str, answer: str, 
     assert player.ask(work.format(more)) == answer
     assert _growth(stage, find, player, before) == []
     assert stage.asleep(player) == 1
+
+
+def test_run_does_not_grow_by_visitors(stage: Stage, find: Anatomy) -> None:
+    """Who connects, leaves a container behind and goes away, leaves the run as large as it was."""
+    player = stage.play()
+    assert player.ask("start stays").startswith("stays")
+    supervisor = find(player, "supervisor")
+    resting = _links(supervisor)
+
+    def visit(count: int) -> None:
+        for _ in range(count):
+            assert player.ask("connect 1") == "connected"
+            # Its network is free for the next one, and stays as one bridge, when its links are gone.
+            deadline = time.monotonic() + _SETTLE_S
+            while _links(supervisor) > resting + 1:
+                assert time.monotonic() < deadline
+                threading.Event().wait(0.01)
+
+    visit(10)
+    before = _use(stage, find, player)
+    visit(40)
+    assert _growth(stage, find, player, before) == []
+
+
+def _links(supervisor: int | None) -> int:
+    return len(Path(f"/proc/{supervisor}/net/dev").read_text().splitlines())
