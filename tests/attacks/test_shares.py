@@ -93,7 +93,13 @@ def test_resolver_asks_for_others_while_a_container_has_all_its_queries(stage: S
     server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
     hog, other = stage.container(), stage.container()
     lines = [hog.ask(hog.resolver, f"n{number}.example") for number in range(400)]
-    assert dns.rcode(lines[-1].recv(512)) == dns.SERVER_FAILURE
+    for number in range(400, 420):  # on a busy machine the kernel drops some (udp(7))
+        with contextlib.suppress(TimeoutError):
+            assert dns.rcode(lines[-1].recv(512)) == dns.SERVER_FAILURE
+            break
+        lines.append(hog.ask(hog.resolver, f"n{number}.example"))
+    else:
+        pytest.fail("no query is refused")
     line = other.ask(other.resolver, "wanted.example")
     while b"wanted" not in (asked := server.recvfrom(512))[0]:
         assert b"example" in asked[0]

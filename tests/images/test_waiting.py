@@ -44,8 +44,8 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 from pytest_containers.images.digest import Digest
 from pytest_containers.images.store import Store
 store = Store.open(pathlib.Path(sys.argv[1]))
-print("waits", flush=True)
 try:
+    print("waits", flush=True)
     with store.blobs.receive(Digest.parse(sys.argv[2]), 1):
         pass
 except KeyboardInterrupt:

@@ -91,7 +91,9 @@ def test_run_that_dies_at_its_birth_is_replaced(engine: NativeEngine) -> None:
     engine.prepare()
     _until(lambda: bool(Path(f"/proc/{_janitor(engine)}/task/{_janitor(engine)}/children").read_text()))
     os.kill(_supervisor(engine), signal.SIGKILL)
-    assert _box(engine).state().status == "running"
+    box = _box(engine)
+    assert box.state().status == "running"
+    box.remove()
 
 
 def test_run_whose_folder_a_dead_janitor_has_left_is_replaced(engine: NativeEngine) -> None:
@@ -100,7 +102,9 @@ def test_run_whose_folder_a_dead_janitor_has_left_is_replaced(engine: NativeEngi
     with folders.hold():
         os.close(folders.make(folder))
         (folder / folders.SOCKET).touch()
-    assert _box(engine).state().status == "running"
+    box = _box(engine)
+    assert box.state().status == "running"
+    box.remove()
 
 
 def test_container_of_a_shared_scope_is_started_again_in_the_fresh_run(pytester: pytest.Pytester) -> None:
