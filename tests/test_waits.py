@@ -8,12 +8,9 @@ import os
 import select
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
@@ -21,16 +18,10 @@ import pytest
 
 from pytest_containers import _files
 from pytest_containers.errors import EngineError
+from tests.plugins.processes import HOLD, line, process
 
 _ROOT: Final = Path(__file__).resolve().parents[1]
 _PATIENCE_S: Final = 20.0
-_HOLD: Final = """
-import sys, pathlib
-from pytest_containers import _files
-with _files.locked(pathlib.Path(sys.argv[1])):
-    print("held", flush=True)
-    sys.stdin.read()
-"""
 # Each waits for something that another process has, and says so before.
 _WAITS: Final = {
     "lock": "with _files.locked(path): pass",
@@ -52,35 +43,13 @@ except KeyboardInterrupt:
 """
 
 
-@contextmanager
-def _process(program: str, *arguments: object) -> Iterator[subprocess.Popen[str]]:
-    process = subprocess.Popen(
-        [sys.executable, "-c", program, *map(str, arguments)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        cwd=_ROOT,
-    )
-    with process:
-        try:
-            yield process
-        finally:
-            process.kill()
-
-
-def _line(process: subprocess.Popen[str]) -> str:
-    assert process.stdout is not None
-    assert select.select([process.stdout], [], [], _PATIENCE_S)[0], "it says nothing"
-    return process.stdout.readline().strip()
-
-
 def test_wait_outlasts_its_timeout_while_the_holder_lives(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A lock is waited for as long as the process that has it lives, and that one is named."""
     path = tmp_path / "lock"
-    with _process(_HOLD, path) as holds:
-        assert _line(holds) == "held"
+    with process(HOLD, path) as holds:
+        assert line(holds) == "held"
         ended: list[float] = []
 
         def wait() -> None:
@@ -113,8 +82,8 @@ def test_wait_ends_at_once_when_it_is_cancelled(tmp_path: Path) -> None:
         except EngineError as error:
             errors.append(error)
 
-    with _process(_HOLD, path) as holds:
-        assert _line(holds) == "held"
+    with process(HOLD, path) as holds:
+        assert line(holds) == "held"
         threads = [threading.Thread(target=wait) for _ in range(3)]
         for thread in threads:
             thread.start()
@@ -149,22 +118,22 @@ def test_wait_is_interrupted_at_once(tmp_path: Path, kind: str) -> None:
     (tmp_path / "runs").mkdir(mode=0o700)
     (tmp_path / "run").mkdir()
     with ExitStack() as scope:
-        holds = scope.enter_context(_process(_HOLD, path))
+        holds = scope.enter_context(process(HOLD, path))
         silent = scope.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET))
-        assert _line(holds) == "held"
+        assert line(holds) == "held"
         silent.bind(str(tmp_path / "run" / "supervisor.sock"))
         silent.listen()
         runs = os.open(tmp_path / "runs", os.O_RDONLY)
         scope.callback(os.close, runs)
         fcntl.flock(runs, fcntl.LOCK_EX)
-        with _process(_WAIT.format(_WAITS[kind]), path) as waits:
-            assert _line(waits) == "waits"
+        with process(_WAIT.format(_WAITS[kind]), path) as waits:
+            assert line(waits) == "waits"
             while True:
                 waits.send_signal(signal.SIGINT)
                 assert waits.stdout is not None
                 if select.select([waits.stdout], [], [], 0.2)[0]:
                     break
-            assert _line(waits) == "interrupted"
+            assert line(waits) == "interrupted"
             assert waits.wait(_PATIENCE_S) in (0, 130, -signal.SIGINT, 1)
         assert holds.poll() is None
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
@@ -24,19 +23,13 @@ from pytest_containers.images.digest import Digest
 from pytest_containers.images.manifest import Descriptor
 from pytest_containers.images.prune import prune
 from pytest_containers.images.store import Store
+from tests.plugins.processes import HOLD, line, process
 
 if TYPE_CHECKING:
     from pytest_containers.progress import Progress
     from tests.images.conftest import TarBuilder
 
 _ROOT: Final = Path(__file__).resolve().parents[2]
-_HOLD: Final = """
-import sys, pathlib
-from pytest_containers import _files
-with _files.locked(pathlib.Path(sys.argv[1])):
-    print("held", flush=True)
-    sys.stdin.read()
-"""
 _WAIT: Final = """
 import signal, sys, pathlib
 # Whoever started us may have had it ignored, as a shell does with what it starts in the background.
@@ -54,21 +47,11 @@ except KeyboardInterrupt:
 
 
 @contextmanager
-def _process(program: str, *arguments: object) -> Iterator[subprocess.Popen[str]]:
-    process = subprocess.Popen(
-        [sys.executable, "-c", program, *map(str, arguments)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        cwd=_ROOT,
-    )
-    assert process.stdout is not None
-    try:
-        process.stdout.readline()
-        yield process
-    finally:
-        process.kill()
-        process.communicate()
+def _begun(program: str, *arguments: object) -> Iterator[subprocess.Popen[str]]:
+    """Run a program until the end of the block, which begins when it has said that it is there."""
+    with process(program, *arguments) as started:
+        assert line(started) in ("held", "waits")
+        yield started
 
 
 def _lock_of(store: Store, digest: Digest) -> Path:
@@ -79,7 +62,7 @@ def _lock_of(store: Store, digest: Digest) -> Path:
 def test_wait_for_a_blob_ends_with_ctrl_c(store: Store) -> None:
     """A process that waits for a blob which another receives is interrupted while that one goes on."""
     digest = Digest.of(b"x")
-    with _process(_HOLD, _lock_of(store, digest)) as holder, _process(_WAIT, store.root, digest) as waiter:
+    with _begun(HOLD, _lock_of(store, digest)) as holder, _begun(_WAIT, store.root, digest) as waiter:
         waiter.send_signal(signal.SIGINT)
         told, _ = waiter.communicate(timeout=20)
         assert told == "interrupted\n"
@@ -96,7 +79,7 @@ def test_wait_for_a_blob_is_told_and_cancelled(store: Store) -> None:
         cancel.set()
 
     waiting = _files.Waiting(cancel=cancel, tell=tell)
-    with _process(_HOLD, _lock_of(store, digest)) as holder:
+    with _begun(HOLD, _lock_of(store, digest)) as holder:
         with pytest.raises(EngineError, match="was cancelled"), store.blobs.receive(digest, waiting=waiting):
             pass
         assert heard[0].startswith(f"process {holder.pid} (")
@@ -114,7 +97,7 @@ def test_wait_for_a_chain_is_told_as_progress(store: Store, tar: Callable[[], Ta
         heard.append(event)
         cancel.set()
 
-    with _process(_HOLD, lock) as holder:
+    with _begun(HOLD, lock) as holder:
         with pytest.raises(EngineError, match="was cancelled"):
             store.unpack_layer(None, layer, layer.digest, watch=watch, cancel=cancel)
         assert (heard[0].phase, heard[0].subject) == ("wait", layer.digest)
@@ -127,7 +110,7 @@ def test_step_that_another_process_makes_ends_with_the_build(store: Store) -> No
     halt, cache = Halt(), StepCache(store)
     with cache.hold("other"):
         pass
-    with _process(_HOLD, store.root / "build" / "key.lock"):
+    with _begun(HOLD, store.root / "build" / "key.lock"):
         threading.Timer(0.1, halt.halt).start()
         with pytest.raises(CancelledError), halt.waiting(), cache.hold("key", halt.event):
             pass
@@ -153,7 +136,7 @@ def test_prune_removes_the_lock_files_that_nobody_holds(store: Store, tar: Calla
     with StepCache(store).hold("step"):
         pass
     held = _lock_of(store, Digest.of(b"held"))
-    with _process(_HOLD, held):
+    with _begun(HOLD, held):
         prune(store)
         assert sorted(path.name for path in store.root.rglob("*.lock")) == [
             "gate.lock",
